@@ -1,0 +1,246 @@
+/* bus: what dispatch and the protocols need from a backend, as an interface with two implementations:
+ * `sql` (cluster/bus_sql.h: MySQL or MariaDB, durable) and `memory` (cluster/bus_memory.h: one
+ * process, nothing kept; also the fault simulator).
+ *
+ * Every call is asynchronous: the caller fills in a request, hands it over and keeps it until
+ * req->done(req) is called on the loop thread: exactly once, never before the call returned, also at
+ * shutdown. The results are in the request then, `outcome` first. Loop thread only.
+ *
+ * Outcomes (sql/outcome.h): OK; DUP already there; RETRY nothing was stored, try again; LOST a fence
+ * did not match: the state behind it is no longer ours, drop it; UNKNOWN it may have been stored, or
+ * may yet be: only bus_resolve (appends) or a claim with a new epoch (cursors) tells; FATAL refused,
+ * trying again will not help.
+ *
+ * Generations: when any connection to the database is lost, everything that was read or claimed
+ * through it is void. The bus calls on_state(BUS_DOWN); requests made before complete with RETRY or
+ * UNKNOWN, and the owner drops tails and delivery state and claims its subscriptions anew. */
+#ifndef LEAT_CLUSTER_BUS_H
+#define LEAT_CLUSTER_BUS_H
+
+#include "base/id128.h"
+#include "base/slice.h"
+#include "cluster/batch.h"
+#include "sql/outcome.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+	BUS_WRITERS = 2,               /* journal writers per node; a head always uses the same one */
+	BUS_FLUSH_MAX_HEADS = 100,     /* per append */
+	BUS_FLUSH_MAX_BYTES = 1 << 20, /* per append; a single larger event goes alone */
+	BUS_CURSORS_MAX = 500,         /* rows per cursor commit */
+	BUS_NAME_MAX = 255,            /* bytes of a subject or a subscription name */
+	BUS_AHEAD_MAX = 4096,          /* bytes of an encoded acked_ahead */
+};
+
+/* ---- append: one flush, one transaction --------------------------------------------------------- */
+
+struct bus_append {
+	enum sql_outcome outcome;
+	void (*done)(struct bus_append *);
+	void *arg; /* the caller's */
+
+	uint32_t writer_no;
+	uint64_t flush_no;      /* this flush's number: the writer's last stored one + 1 */
+	uint64_t fence;         /* the writer's fence as last known */
+	size_t n;               /* batches, 1.. */
+	struct batch **batches; /* sealed; sorted by (tenant, partition), several of one head in their
+				 * publishing order. Base_seq and stamp are set when OK. */
+	size_t culprit;         /* FATAL: index of the batch the database refused, SIZE_MAX unknown */
+	char error[160];        /* FATAL: the database's words, without data */
+};
+
+/* What became of an append whose outcome was UNKNOWN: raises the fence (a write, so a late COMMIT of
+ * the old flush comes before it or not at all), then reads the number of the last stored flush. */
+struct bus_resolve {
+	enum sql_outcome outcome; /* OK, RETRY (ask again), LOST (session ended) */
+	void (*done)(struct bus_resolve *);
+	void *arg;
+
+	uint32_t writer_no;
+	uint64_t fence;    /* in: as last known; out: the new one */
+	uint64_t flush_no; /* out: last stored flush */
+};
+
+/* ---- read --------------------------------------------------------------------------------------- */
+
+/* Batches of one partition from from_seq on (the first may begin before it), in order and without a
+ * hole; one at the front means retention took the events. Only confirmed batches are returned:
+ * where the read went past confirmed_seq, the backend makes a commit of its own after it and before
+ * it answers, so that nothing is handed out that a crash of the server could take back. */
+struct bus_read {
+	enum sql_outcome outcome;
+	void (*done)(struct bus_read *);
+	void *arg;
+
+	uint32_t tenant_id;
+	uint32_t partition_id;
+	uint64_t from_seq;
+	uint64_t confirmed_seq; /* everything below it is known to be durable */
+	size_t max_bytes;       /* stop after the batch that reaches it */
+
+	size_t n;               /* out */
+	struct batch **batches; /* out: one reference each; they and the array become the caller's */
+	uint64_t next_seq;      /* out: the head's next number, confirmed */
+};
+
+/* Where a position is in a partition. */
+enum bus_position {
+	BUS_AT_HEAD,     /* next_seq: only what comes after now */
+	BUS_AT_EARLIEST, /* the first event that retention has left */
+	BUS_AT_TIME,     /* the first batch with appended_at >= time_ms */
+};
+
+struct bus_locate {
+	enum sql_outcome outcome;
+	void (*done)(struct bus_locate *);
+	void *arg;
+
+	uint32_t tenant_id;
+	uint32_t partition_id;
+	enum bus_position position;
+	uint64_t time_ms; /* BUS_AT_TIME: milliseconds since 1970, UTC */
+	uint64_t seq;     /* out: number of the first event wanted; >= 1 */
+};
+
+/* ---- subscriptions: one owner at a time --------------------------------------------------------- */
+
+enum bus_sub_kind {
+	BUS_SUB_SESSION = 1, /* an MQTT session's plain filters; name = client id, of one subject */
+	BUS_SUB_SHARE = 2,   /* $share/NAME/FILTER; subject empty, name = "NAME/FILTER" */
+	BUS_SUB_QUEUE = 3,   /* $queue/NAME (later) */
+};
+
+struct bus_cursor {
+	uint32_t partition_id;
+	uint64_t acked_through;   /* events up to here are done; a new cursor begins at start - 1 */
+	uint64_t commit_no;       /* of the last commit; each raises it by one */
+	struct slice acked_ahead; /* encoded ranges (cluster/ranges.h) done ahead of acked_through */
+};
+
+/* Take a subscription: create its row if asked, become its owner with epoch + 1, read its cursors. */
+struct bus_claim {
+	enum sql_outcome outcome; /* OK; LOST a live node owns it; FATAL absent and not to be created */
+	void (*done)(struct bus_claim *);
+	void *arg;
+
+	uint32_t tenant_id;
+	enum bus_sub_kind kind;
+	struct slice subject; /* subject, name, filters, starts: the caller's until done */
+	struct slice name;
+	bool create;          /* make it if it is not there */
+	bool fresh;           /* Clean Start: an old one's cursors and filters are dropped first */
+	uint32_t expiry_s;    /* kept seconds after its last consumer left; UINT32_MAX = for ever */
+	struct slice filters; /* JSON text; stored when created or fresh */
+	uint32_t n_starts;    /* cursors to make when created or fresh */
+	const struct bus_cursor *starts;
+
+	bool created; /* out; true also when fresh dropped an old one */
+	uint64_t subscription_id;
+	uint64_t epoch;
+	uint32_t stored_expiry_s;
+	struct slice stored_filters; /* this and cursors live until bus_claim_release() */
+	uint32_t n_cursors;
+	struct bus_cursor *cursors;
+	void *memory; /* the backend's: what the results point to */
+};
+
+/* Change a subscription this node owns; every verb checks owner and epoch in its own statement. */
+enum bus_change_verb {
+	BUS_CHANGE_FILTERS, /* store filters and expiry_s; make those cursors in starts that are missing */
+	BUS_CHANGE_IDLE,    /* its last consumer left: expires expiry_s from now; still owned */
+	BUS_CHANGE_ACTIVE,  /* a consumer came back before it expired */
+	BUS_CHANGE_RELEASE, /* give up ownership (owner = NULL) */
+	BUS_CHANGE_DELETE,  /* remove the subscription and its cursors */
+};
+
+struct bus_change {
+	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN, LOST (not ours any more), FATAL */
+	void (*done)(struct bus_change *);
+	void *arg;
+
+	enum bus_change_verb verb;
+	uint32_t tenant_id;
+	uint64_t subscription_id;
+	uint64_t epoch;
+	uint32_t expiry_s;
+	struct slice filters; /* the caller's until done, as starts */
+	uint32_t n_starts;
+	const struct bus_cursor *starts;
+};
+
+/* Commit cursors of any number of subscriptions in one transaction. A row that does not match (owner,
+ * epoch, commit_no) is marked fenced and the others stand. */
+struct bus_cursor_row {
+	uint32_t tenant_id;
+	uint64_t subscription_id;
+	uint64_t epoch;
+	struct bus_cursor to; /* commit_no: the one to match; stored + 1 */
+	bool fenced;          /* out: did not match: drop this subscription's state */
+};
+
+struct bus_commit {
+	enum sql_outcome outcome; /* OK (look at fenced), RETRY, UNKNOWN, LOST (session ended), FATAL */
+	void (*done)(struct bus_commit *);
+	void *arg;
+
+	size_t n;                    /* 1..BUS_CURSORS_MAX, sorted by tenant, subscription, partition */
+	struct bus_cursor_row *rows; /* the caller's, acked_ahead bytes included, until done */
+};
+
+/* Remove subscriptions whose time has run out (no consumer for expiry_s): at most `limit`. */
+struct bus_expire {
+	enum sql_outcome outcome;
+	void (*done)(struct bus_expire *);
+	void *arg;
+	uint32_t limit;
+	uint32_t removed; /* out */
+};
+
+/* ---- the interface ------------------------------------------------------------------------------ */
+
+struct bus;
+
+struct bus_ops {
+	void (*append)(struct bus *, struct bus_append *);
+	void (*resolve)(struct bus *, struct bus_resolve *);
+	void (*read)(struct bus *, struct bus_read *);
+	void (*locate)(struct bus *, struct bus_locate *);
+	void (*claim)(struct bus *, struct bus_claim *);
+	void (*claim_release)(struct bus *, struct bus_claim *); /* frees what its results point to */
+	void (*change)(struct bus *, struct bus_change *);
+	void (*commit)(struct bus *, struct bus_commit *);
+	void (*expire)(struct bus *, struct bus_expire *);
+	void (*stop)(struct bus *, void (*on_stopped)(void *arg), void *arg); /* end the session cleanly */
+	void (*free)(struct bus *);
+};
+
+enum bus_state {
+	BUS_DOWN,  /* the database is away, or was: a new generation. Requests fail fast with RETRY */
+	BUS_UP,    /* a session is open and requests are served */
+	BUS_ENDED, /* this node was replaced by one of its own name: it must stop */
+};
+
+/* Set by the owner before the loop runs. */
+struct bus_events {
+	void (*on_state)(void *arg, enum bus_state state);
+	void *arg;
+};
+
+struct bus_writer_state {
+	uint64_t fence;
+	uint64_t flush_no; /* last stored */
+};
+
+struct bus {
+	const struct bus_ops *ops;
+	struct bus_events events;
+	enum bus_state state;
+	uint64_t generation;     /* raised with every BUS_DOWN */
+	struct id128 session_id; /* this node's life; a new one when the old was ended by others */
+	struct bus_writer_state writers[BUS_WRITERS]; /* as the session began */
+};
+
+#endif

@@ -1,0 +1,39 @@
+/* event: one event as a publisher gave it, or as a reader gets it. Plain data, every byte borrowed:
+ * from the connection's input while publishing, from a batch while delivering. Any thread.
+ *
+ * CloudEvents attributes that were not given are not made up here: the event's place in the journal
+ * is its id and the batch's append time its time (see the `event` view), so that an event which
+ * names none of them costs the journal nothing. */
+#ifndef LEAT_CLUSTER_EVENT_H
+#define LEAT_CLUSTER_EVENT_H
+
+#include "base/slice.h"
+
+#include <stdint.h>
+
+struct event {
+	struct slice topic;   /* 1..65,535 bytes of UTF-8, no wildcard */
+	struct slice payload; /* raw bytes */
+
+	/* The MQTT 5 properties an application message carries unchanged, as an MQTT 5 property block
+	 * without its length (MQTT 5, section 2.2.2.2): payload format indicator (0x01), content type
+	 * (0x03), response topic (0x08), correlation data (0x09), user properties (0x26) in order. */
+	struct slice props;
+
+	struct slice client; /* publisher's client id; decides No Local, shown to admins */
+	struct slice key;    /* ordering key; empty = the topic orders */
+
+	/* CloudEvents 1.0 context attributes the publisher named; empty = absent */
+	struct slice id;
+	struct slice source;
+	struct slice type;
+	struct slice time;
+	struct slice subject;
+	struct slice correlation_id;
+	struct slice causation_id;
+
+	uint64_t expires_ms; /* milliseconds since 1970; 0 = never */
+	uint8_t qos;         /* the publisher's: 0, 1 (2 later) */
+};
+
+#endif
