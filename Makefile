@@ -10,7 +10,7 @@ LAYERS := base sql tenancy cluster node
 
 # SQLCLIENT=libmariadb (MariaDB Connector/C) or mysqlclient (MySQL's own); SYSROOT for a foreign root.
 SQLCLIENT ?= libmariadb
-PKGS      := libevent libevent_openssl openssl libjwt jansson $(SQLCLIENT)
+PKGS      := libevent libevent_openssl openssl jansson $(SQLCLIENT)
 PKGCFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKGLIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 

@@ -136,6 +136,9 @@ int topic_filter_parse(struct slice text, struct topic_filter *out, struct err *
 		return -1;
 	if (!w.more && out->kind == FILTER_SHARED)
 		return err_set(e, 0, "FILTER is missing: the form is %s", form);
+	if (text.n > TOPIC_MAX_BYTES) /* NAME/FILTER is a column of `subscription` */
+		return err_set(e, 0, "filter has %zu bytes; at most %d are allowed", text.n,
+		               TOPIC_MAX_BYTES);
 	out->filter = w.more ? w.rest : slice(NULL, 0);
 	return w.more ? topic_filter_check(out->filter, e) : 0;
 }
