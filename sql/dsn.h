@@ -34,7 +34,8 @@ int dsn_parse(struct dsn *d, const char *text, struct err *e);
 /* dsn_parse(), then read password_file (first line) when one is named. */
 int dsn_load(struct dsn *d, const char *text, struct err *e);
 
-void dsn_release(struct dsn *d); /* wipes the password */
+void dsn_copy(struct dsn *to, const struct dsn *from); /* to needs a dsn_release() of its own */
+void dsn_release(struct dsn *d);                       /* wipes the password */
 
 /* "user@host:3306/schema", for logs and messages. Returns out. */
 const char *dsn_describe(const struct dsn *d, char out[DSN_DESCRIBE_MAX]);

@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS tenant (
   max_bytes_per_s      BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'publish rate, payload bytes',
   max_event_bytes      INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'payload of one event',
   max_subscriptions    INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'durable and ephemeral',
-  max_stored_bytes     BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'payload bytes in the journal',
+  max_stored_bytes     BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'attribute and payload bytes in the journal',
   max_backlog_events   BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'per subscription, oldest given up first',
   retention_s          INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'age at which events may go',
   created_at     DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
@@ -65,7 +65,7 @@ CREATE TABLE IF NOT EXISTS head (
   tenant_id      INT UNSIGNED      NOT NULL,
   partition_id   SMALLINT UNSIGNED NOT NULL,
   next_seq       BIGINT UNSIGNED   NOT NULL DEFAULT 1 COMMENT 'the number the next event gets; the first is 1',
-  bytes          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'payload bytes ever appended',
+  bytes          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'attribute and payload bytes ever appended',
   PRIMARY KEY (tenant_id, partition_id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='where a partition ends';
 

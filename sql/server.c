@@ -1,0 +1,101 @@
+#include "sql/conn_impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { MARIADB_MIN = 100600, MYSQL_MIN = 80016 };
+
+static bool is_on(const char *value)
+{
+	return strcmp(value, "0") != 0 && strcasecmp(value, "OFF") != 0;
+}
+
+static uint64_t number(const char *value)
+{
+	return strtoull(value, NULL, 10);
+}
+
+static void set_version(struct sql_server *s, const char *value)
+{
+	unsigned a = 0, b = 0, c = 0;
+
+	snprintf(s->version, sizeof s->version, "%s", value);
+	s->mariadb = strcasestr(value, "mariadb") != NULL;
+	sscanf(value, "%u.%u.%u", &a, &b, &c);
+	s->version_no = a * 10000 + b * 100 + c;
+}
+
+static void set_variable(struct sql_server *s, const char *name, const char *value)
+{
+	if (strcmp(name, "version") == 0)
+		set_version(s, value);
+	else if (strcmp(name, "max_allowed_packet") == 0)
+		s->max_packet = number(value);
+	else if (strcmp(name, "innodb_flush_log_at_trx_commit") == 0)
+		s->flush_at_commit = (unsigned)number(value);
+	else if (strcmp(name, "log_bin") == 0)
+		s->log_bin = is_on(value);
+	else if (strcmp(name, "sync_binlog") == 0)
+		s->sync_binlog = number(value);
+	else if (strcmp(name, "wsrep_on") == 0)
+		s->galera = is_on(value);
+	else
+		s->read_only = s->read_only || is_on(value); /* read_only, innodb_read_only */
+}
+
+static int on_variable(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	char name[64], value[64];
+
+	(void)n;
+	snprintf(name, sizeof name, "%.*s", (int)cells[0].bytes.n, cells[0].bytes.p);
+	snprintf(value, sizeof value, "%.*s", (int)cells[1].bytes.n, cells[1].bytes.p);
+	set_variable(arg, name, value);
+	return 0;
+}
+
+int server_read(struct sql_conn *c, struct err *e)
+{
+	static const char text[] =
+	        "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version','max_allowed_packet',"
+	        "'innodb_flush_log_at_trx_commit','log_bin','sync_binlog','wsrep_on','read_only',"
+	        "'innodb_read_only')";
+	struct sql_text_sink sink = {.on_row = on_variable, .arg = &c->server};
+
+	c->server = (struct sql_server){0};
+	if (sql_text(c, text, sizeof text - 1, &sink, SQL_TEXT_PLAIN) != SQL_OK)
+		return err_set(e, (int)c->error_no, "%s", c->error);
+	return 0;
+}
+
+const struct sql_server *sql_conn_server(const struct sql_conn *c)
+{
+	return &c->server;
+}
+
+int sql_check_durable(const struct sql_server *s, bool accept_data_loss, struct err *e)
+{
+	if (s->version_no < (s->mariadb ? MARIADB_MIN : MYSQL_MIN))
+		return err_set(e, 0,
+		               "server is %s: Leat needs MariaDB 10.6 or MySQL 8.0.16, or newer",
+		               s->version);
+	if (s->read_only)
+		return err_set(e, 0, "server is read-only: connect to the primary");
+	if (accept_data_loss)
+		return 0;
+	if (s->flush_at_commit != 1)
+		return err_set(
+		        e, 0,
+		        "server has innodb_flush_log_at_trx_commit=%u: acknowledged events could "
+		        "be lost; set it to 1, or start with --accept-data-loss",
+		        s->flush_at_commit);
+	if (s->log_bin && s->sync_binlog != 1)
+		return err_set(
+		        e, 0,
+		        "server has log_bin on and sync_binlog=%llu: acknowledged events could be "
+		        "lost; set it to 1, or start with --accept-data-loss",
+		        (unsigned long long)s->sync_binlog);
+	return 0;
+}
