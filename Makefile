@@ -52,6 +52,9 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
+# schema.c holds the schema steps by .incbin, which -MMD does not see.
+$(B)/sql/schema.o: $(wildcard sql/schema/*)
+
 -include $(OBJS:.o=.d)
 
 # ---- tests -------------------------------------------------------------------------------------
@@ -69,6 +72,18 @@ $(B)/unit/$(1)/test_%: tests/unit/$(1)/test_%.c $(call libs_of,$(1))
 endef
 $(foreach d,$(LAYERS),$(eval $(call unit_rule,$(d))))
 -include $(UNITS:=.d)
+
+# tests/integration/test_NAME.c links base and sql, and runs beside private database servers.
+INTEGRATIONS := $(patsubst tests/integration/%.c,$(B)/integration/%,$(wildcard tests/integration/test_*.c))
+
+.PHONY: integration
+integration: $(INTEGRATIONS)
+	@set -e; for t in $(INTEGRATIONS); do echo "== $$t"; tests/integration/with-server $$t; done
+
+$(B)/integration/test_%: tests/integration/test_%.c $(call libs_of,sql)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(call libs_of,sql) -lcmocka $(LDLIBS)
+-include $(INTEGRATIONS:=.d)
 
 # tests/fuzz/fuzz_NAME.c is a libFuzzer target over the whole program's archives.
 FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))

@@ -62,7 +62,8 @@ struct sql *sql_new(struct event_base *base, const struct dsn *dsn,
                     const struct sql_settings *settings, struct err *e);
 
 /* Lets running jobs end (bounded by the io time-out), completes the waiting ones with SQL_RETRY
- * unrun, calls every outstanding done(), joins the threads. NULL does nothing. */
+ * unrun, calls every outstanding done(), joins the threads. Not from inside done(). NULL does
+ * nothing. */
 void sql_free(struct sql *s);
 
 typedef enum sql_outcome (*sql_work_fn)(struct sql_conn *c, void *job); /* worker thread */
@@ -76,7 +77,7 @@ int sql_submit_flags(struct sql *s, enum sql_lane lane, sql_work_fn work, sql_do
 
 uint64_t sql_generation(const struct sql *s); /* any thread; starts at 1, only grows */
 bool sql_is_up(const struct sql *s); /* any thread; every lane connected in this generation */
-unsigned sql_queued(const struct sql *s,
+unsigned sql_queued(struct sql *s,
                     enum sql_lane lane);      /* jobs waiting, for back-pressure and metrics */
 uint64_t sql_max_packet(const struct sql *s); /* any thread; bytes; 0 before the first connection */
 bool sql_is_galera(const struct sql *s);      /* any thread; as of the last connection made */
