@@ -71,8 +71,8 @@ struct conn *conn_next(struct conn_table *t, size_t *at);
 
 /* ---- making one */
 
-/* Take over an accepted, non-blocking fd; tls NULL = plain. on_ready comes in a later turn, never
- * from here. ops and arg are borrowed until on_closed; see conn_set_ops. */
+/* Take over an accepted, non-blocking fd; tls NULL = plain. on_ready comes later, never from
+ * here. ops and arg are borrowed until on_closed; see conn_set_ops. */
 struct conn *conn_accept(struct conn_table *t, int fd, struct tls_server *tls,
                          const struct conn_ops *ops, void *arg);
 
@@ -92,12 +92,12 @@ uint64_t conn_id(const struct conn *c); /* never 0, never used again */
 enum conn_state conn_state(const struct conn *c);
 void *conn_arg(const struct conn *c);
 struct conn_table *conn_table_of(const struct conn *c);
-const char *conn_peer(struct conn *c, char out[CONN_PEER_TEXT]); /* returns out */
-struct slice conn_peer_ip(const struct conn *c);                 /* 4 or 16 raw bytes */
-const char *conn_tls_version(const struct conn *c);              /* "" when plain */
-const char *conn_tls_cipher(const struct conn *c);               /* "" when plain */
-const char *conn_tls_sni(const struct conn *c);                  /* "" when none */
-const char *conn_tls_alpn(const struct conn *c, char out[32]);   /* "" when none */
+const char *conn_peer(const struct conn *c, char out[CONN_PEER_TEXT]); /* returns out */
+struct slice conn_peer_ip(const struct conn *c);                       /* 4 or 16 raw bytes */
+const char *conn_tls_version(const struct conn *c);                    /* "" when plain */
+const char *conn_tls_cipher(const struct conn *c);                     /* "" when plain */
+const char *conn_tls_sni(const struct conn *c);                        /* "" when none */
+const char *conn_tls_alpn(const struct conn *c, char out[32]);         /* "" when none */
 
 /* ---- input */
 
@@ -119,7 +119,8 @@ bool conn_above_high(const struct conn *c);     /* stop producing; on_lowat says
 void conn_set_water(struct conn *c, size_t low, size_t high); /* bytes; default 64, 256 KiB */
 void conn_flush(struct conn *c); /* now instead of at the end of the turn */
 
-/* ---- time. One deadline, kept by a sweep: late by up to 100 ms. Setting replaces. */
+/* ---- time. One deadline, from on_ready on (before that and in conn_finish it is ours), kept by a
+ * sweep: late by up to 100 ms. Setting replaces. */
 
 void conn_set_deadline(struct conn *c, uint64_t ms, int kind); /* from now; 0 = none */
 

@@ -34,6 +34,9 @@ void loop_on_turn_end(struct loop *l, loop_fn *fn, void *arg);
 void loop_on_turn_last(struct loop *l, loop_fn *fn, void *arg); /* after all of those */
 void loop_hook_del(struct loop *l, loop_fn *fn, void *arg);
 void loop_again(struct loop *l); /* the next turn does not wait */
+/* Work was left for a last hook: make sure one comes without waiting. Does nothing where one comes
+ * anyway, so that it may be called for every piece of work. */
+void loop_wake(struct loop *l);
 
 /* Run fn once, at the end of this turn, before the hooks. Deferred while the turn is ending = at
  * the end of the next turn, which then does not wait. */
