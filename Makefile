@@ -68,9 +68,11 @@ unit: $(UNITS)
 define unit_rule
 $(B)/unit/$(1)/test_%: tests/unit/$(1)/test_%.c $(call libs_of,$(1))
 	@mkdir -p $$(@D)
-	$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) -MMD -MP -o $$@ $$< $(call libs_of,$(1)) -lcmocka $$(LDLIBS)
+	$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) -MMD -MP -o $$@ $$(filter %.c,$$^) $(call libs_of,$(1)) -lcmocka $$(LDLIBS)
 endef
 $(foreach d,$(LAYERS),$(eval $(call unit_rule,$(d))))
+# One suite for every backend of the bus.
+$(B)/unit/cluster/test_bus_memory: tests/bus_suite.c
 -include $(UNITS:=.d)
 
 # tests/integration/test_NAME.c links base and sql, and runs beside private database servers.

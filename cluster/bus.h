@@ -53,12 +53,14 @@ struct bus_append {
 };
 
 /* What became of an append whose outcome was UNKNOWN: raises the fence (a write, so a late COMMIT of
- * the old flush comes before it or not at all), then reads the number of the last stored flush. */
+ * the old flush comes before it or not at all), then reads the number of the last stored flush. A
+ * session that has ended appends nothing any more: its writer row is only read. */
 struct bus_resolve {
-	enum sql_outcome outcome; /* OK, RETRY (ask again), LOST (session ended) */
+	enum sql_outcome outcome; /* OK, RETRY (ask again), LOST (no such writer: nobody can tell) */
 	void (*done)(struct bus_resolve *);
 	void *arg;
 
+	struct id128 session_id; /* the session the append was made in */
 	uint32_t writer_no;
 	uint64_t fence;    /* in: as last known; out: the new one */
 	uint64_t flush_no; /* out: last stored flush */

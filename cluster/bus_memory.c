@@ -1,0 +1,115 @@
+#include "cluster/bus_memory.h"
+
+#include "base/mem.h"
+#include "cluster/store.h"
+
+#include <stdlib.h>
+
+struct bus_memory {
+	struct bus bus; /* first */
+	struct bus_memory_settings settings;
+	struct store *store;
+	void (*on_stopped)(void *arg);
+	void *stopped_arg;
+};
+
+static struct bus_memory *self(struct bus *bus)
+{
+	return (struct bus_memory *)bus;
+}
+
+static void defer(struct bus *bus, void (*fn)(void *), void *arg)
+{
+	self(bus)->settings.defer(self(bus)->settings.loop, fn, arg);
+}
+
+/* Each request is applied at once and answered through the loop. */
+#define REQUEST(verb, apply)                                               \
+	static void finish_##verb(void *arg)                               \
+	{                                                                  \
+		struct bus_##verb *req = arg;                              \
+                                                                           \
+		req->done(req);                                            \
+	}                                                                  \
+                                                                           \
+	static void memory_##verb(struct bus *bus, struct bus_##verb *req) \
+	{                                                                  \
+		req->outcome = apply;                                      \
+		defer(bus, finish_##verb, req);                            \
+	}
+
+REQUEST(append, store_append(self(bus)->store, &bus->session_id, req))
+REQUEST(resolve, store_resolve(self(bus)->store, req))
+REQUEST(read, store_read(self(bus)->store, req))
+REQUEST(locate, store_locate(self(bus)->store, req))
+REQUEST(claim, store_claim(self(bus)->store, &bus->session_id, req))
+REQUEST(change, store_change(self(bus)->store, &bus->session_id, req))
+REQUEST(commit, store_commit(self(bus)->store, &bus->session_id, req))
+REQUEST(expire, store_expire(self(bus)->store, req))
+
+static void memory_claim_release(struct bus *bus, struct bus_claim *req)
+{
+	(void)bus;
+	store_claim_release(req);
+}
+
+static void finish_stop(void *arg)
+{
+	struct bus_memory *m = arg;
+
+	m->on_stopped(m->stopped_arg);
+}
+
+static void memory_stop(struct bus *bus, void (*on_stopped)(void *arg), void *arg)
+{
+	struct bus_memory *m = self(bus);
+
+	m->on_stopped = on_stopped;
+	m->stopped_arg = arg;
+	store_session_end(m->store, &bus->session_id);
+	defer(bus, finish_stop, m);
+}
+
+static void memory_free(struct bus *bus)
+{
+	store_free(self(bus)->store);
+	free(bus);
+}
+
+static const struct bus_ops memory_ops = {
+        .append = memory_append,
+        .resolve = memory_resolve,
+        .read = memory_read,
+        .locate = memory_locate,
+        .claim = memory_claim,
+        .claim_release = memory_claim_release,
+        .change = memory_change,
+        .commit = memory_commit,
+        .expire = memory_expire,
+        .stop = memory_stop,
+        .free = memory_free,
+};
+
+static void come_up(void *arg)
+{
+	struct bus *bus = arg;
+
+	bus->state = BUS_UP;
+	if (bus->events.on_state)
+		bus->events.on_state(bus->events.arg, BUS_UP);
+}
+
+struct bus *bus_memory_new(const struct bus_memory_settings *settings)
+{
+	struct bus_memory *m = xcalloc(1, sizeof *m);
+
+	m->settings = *settings;
+	m->store = store_new(settings->retention_bytes);
+	m->bus.ops = &memory_ops;
+	m->bus.state = BUS_DOWN;
+	m->bus.generation = 1;
+	m->bus.session_id = id128_random();
+	store_session_open(m->store, &m->bus.session_id, "memory");
+	defer(&m->bus, come_up, &m->bus);
+	return &m->bus;
+}

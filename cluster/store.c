@@ -1,0 +1,326 @@
+#include "cluster/store.h"
+
+#include "base/bug.h"
+#include "base/clock.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "cluster/store_subs.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+enum { ROWS_FIRST = 8 };
+
+struct session {
+	struct id128 id;
+	char *name;
+	bool live;
+	struct bus_writer_state writers[BUS_WRITERS];
+};
+
+struct row {
+	struct batch *batch;
+	uint64_t appended_ms; /* wall clock */
+};
+
+/* A head and its part of the journal: rows[first .. first + n), oldest first. */
+struct part {
+	struct {
+		uint32_t tenant_id;
+		uint32_t partition_id;
+	} key;
+	uint64_t next_seq;
+	size_t bytes; /* batch_memory() of the rows */
+	struct row *rows;
+	size_t first;
+	size_t n;
+	size_t cap;
+};
+
+struct store {
+	size_t retention_bytes;
+	struct map sessions; /* id -> session */
+	struct map parts;    /* tenant, partition -> part */
+	struct store_subs *subs;
+};
+
+/* ---- life ---------------------------------------------------------------------------------------
+ */
+
+struct store *store_new(size_t retention_bytes)
+{
+	struct store *s = xcalloc(1, sizeof *s);
+
+	s->retention_bytes = retention_bytes;
+	s->subs = store_subs_new();
+	return s;
+}
+
+static void part_free(struct part *p)
+{
+	for (size_t i = 0; i < p->n; i++)
+		batch_unref(p->rows[p->first + i].batch);
+	free(p->rows);
+	free(p);
+}
+
+void store_free(struct store *s)
+{
+	size_t at = 0;
+	struct session *session;
+	struct part *p;
+
+	if (!s)
+		return;
+	while ((session = map_next(&s->sessions, &at))) {
+		free(session->name);
+		free(session);
+	}
+	at = 0;
+	while ((p = map_next(&s->parts, &at)))
+		part_free(p);
+	map_release(&s->sessions);
+	map_release(&s->parts);
+	store_subs_free(s->subs);
+	free(s);
+}
+
+/* ---- sessions and writers -----------------------------------------------------------------------
+ */
+
+static struct session *session_find(const struct store *s, const struct id128 *id)
+{
+	return map_get(&s->sessions, id, sizeof *id);
+}
+
+void store_session_open(struct store *s, const struct id128 *me, const char *name)
+{
+	struct session *mine = xcalloc(1, sizeof *mine);
+	struct session *other;
+	size_t at = 0;
+
+	while ((other = map_next(&s->sessions, &at))) {
+		if (strcmp(other->name, name) == 0)
+			other->live = false;
+	}
+	mine->id = *me;
+	mine->name = xstrdup(name);
+	mine->live = true;
+	map_put(&s->sessions, &mine->id, sizeof mine->id, mine);
+}
+
+void store_session_end(struct store *s, const struct id128 *id)
+{
+	struct session *session = session_find(s, id);
+
+	if (session)
+		session->live = false;
+}
+
+bool store_session_live(const struct store *s, const struct id128 *id)
+{
+	const struct session *session = session_find(s, id);
+
+	return session && session->live;
+}
+
+/* ---- journal ------------------------------------------------------------------------------------
+ */
+
+static struct part *part_find(const struct store *s, uint32_t tenant_id, uint32_t partition_id)
+{
+	uint32_t key[2] = {tenant_id, partition_id};
+
+	return map_get(&s->parts, key, sizeof key);
+}
+
+static struct part *part_need(struct store *s, uint32_t tenant_id, uint32_t partition_id)
+{
+	struct part *p = part_find(s, tenant_id, partition_id);
+
+	if (p)
+		return p;
+	p = xcalloc(1, sizeof *p);
+	p->key.tenant_id = tenant_id;
+	p->key.partition_id = partition_id;
+	p->next_seq = 1;
+	map_put(&s->parts, &p->key, sizeof p->key, p);
+	return p;
+}
+
+/* Room for one more row: move the rows to the front when half is free, else grow. */
+static void part_make_room(struct part *p)
+{
+	if (p->first + p->n < p->cap)
+		return;
+	if (p->first > p->cap / 2) {
+		memmove(p->rows, p->rows + p->first, p->n * sizeof *p->rows);
+		p->first = 0;
+		return;
+	}
+	p->cap = p->cap ? p->cap * 2 : ROWS_FIRST;
+	p->rows = xrealloc(p->rows, p->cap * sizeof *p->rows);
+}
+
+/* The newest batch always stays. */
+static void part_retain(struct part *p, size_t retention_bytes)
+{
+	while (p->n > 1 && p->bytes > retention_bytes) {
+		struct batch *oldest = p->rows[p->first].batch;
+
+		p->bytes -= batch_memory(oldest);
+		batch_unref(oldest);
+		p->first++;
+		p->n--;
+	}
+}
+
+static void part_append(struct store *s, struct batch *b, uint64_t stamp)
+{
+	struct part *p = part_need(s, batch_tenant(b), batch_partition(b));
+
+	batch_set_base_seq(b, p->next_seq);
+	batch_set_stamp(b, stamp);
+	p->next_seq += batch_count(b);
+	part_make_room(p);
+	p->rows[p->first + p->n++] = (struct row){batch_ref(b), clock_wall_ms()};
+	p->bytes += batch_memory(b);
+	part_retain(p, s->retention_bytes);
+}
+
+enum sql_outcome store_append(struct store *s, const struct id128 *me, struct bus_append *req)
+{
+	struct session *session = session_find(s, me);
+	struct bus_writer_state *w;
+	uint64_t stamp;
+
+	assert(req->writer_no < BUS_WRITERS && req->n > 0);
+	if (!session || !session->live)
+		return SQL_LOST;
+	w = &session->writers[req->writer_no];
+	if (w->fence != req->fence || w->flush_no + 1 != req->flush_no)
+		return SQL_LOST;
+	w->flush_no = req->flush_no;
+	stamp = batch_stamp_of(me->b, req->writer_no, req->flush_no);
+	for (size_t i = 0; i < req->n; i++)
+		part_append(s, req->batches[i], stamp);
+	return SQL_OK;
+}
+
+enum sql_outcome store_resolve(struct store *s, struct bus_resolve *req)
+{
+	struct session *session = session_find(s, &req->session_id);
+	struct bus_writer_state *w;
+
+	assert(req->writer_no < BUS_WRITERS);
+	if (!session)
+		return SQL_LOST;
+	w = &session->writers[req->writer_no];
+	if (session->live && !BUG("unknown-plain-look"))
+		w->fence++;
+	req->fence = w->fence;
+	req->flush_no = w->flush_no;
+	return SQL_OK;
+}
+
+/* Index from first of the first row that holds seq or a later number. */
+static size_t part_seek(const struct part *p, uint64_t seq)
+{
+	size_t lo = 0;
+	size_t hi = p->n;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+		const struct batch *b = p->rows[p->first + mid].batch;
+
+		if (batch_base_seq(b) + batch_count(b) <= seq)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+enum sql_outcome store_read(const struct store *s, struct bus_read *req)
+{
+	const struct part *p = part_find(s, req->tenant_id, req->partition_id);
+	size_t from;
+	size_t to;
+	size_t bytes = 0;
+
+	req->n = 0;
+	req->batches = NULL;
+	req->next_seq = p ? p->next_seq : 1;
+	if (!p)
+		return SQL_OK;
+	from = part_seek(p, req->from_seq);
+	for (to = from; to < p->n && bytes < req->max_bytes; to++)
+		bytes += batch_bytes(p->rows[p->first + to].batch);
+	if (to == from)
+		return SQL_OK;
+	req->n = to - from;
+	req->batches = xcalloc(req->n, sizeof *req->batches);
+	for (size_t i = 0; i < req->n; i++)
+		req->batches[i] = batch_ref(p->rows[p->first + from + i].batch);
+	return SQL_OK;
+}
+
+static uint64_t part_seq_at_time(const struct part *p, uint64_t time_ms)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		if (p->rows[p->first + i].appended_ms >= time_ms)
+			return batch_base_seq(p->rows[p->first + i].batch);
+	}
+	return p->next_seq;
+}
+
+enum sql_outcome store_locate(const struct store *s, struct bus_locate *req)
+{
+	const struct part *p = part_find(s, req->tenant_id, req->partition_id);
+
+	req->seq = 1;
+	if (!p)
+		return SQL_OK;
+	switch (req->position) {
+	case BUS_AT_HEAD:
+		req->seq = p->next_seq;
+		break;
+	case BUS_AT_EARLIEST:
+		req->seq = p->n ? batch_base_seq(p->rows[p->first].batch) : p->next_seq;
+		break;
+	case BUS_AT_TIME:
+		req->seq = part_seq_at_time(p, req->time_ms);
+		break;
+	}
+	return SQL_OK;
+}
+
+/* ---- subscriptions ------------------------------------------------------------------------------
+ */
+
+static bool owner_live(const void *arg, const struct id128 *id)
+{
+	return store_session_live(arg, id);
+}
+
+enum sql_outcome store_claim(struct store *s, const struct id128 *me, struct bus_claim *req)
+{
+	if (!store_session_live(s, me))
+		return SQL_RETRY; /* with the next session */
+	return store_subs_claim(s->subs, me, owner_live, s, req);
+}
+
+enum sql_outcome store_change(struct store *s, const struct id128 *me, struct bus_change *req)
+{
+	return store_subs_change(s->subs, me, req);
+}
+
+enum sql_outcome store_commit(struct store *s, const struct id128 *me, struct bus_commit *req)
+{
+	return store_subs_commit(s->subs, me, req);
+}
+
+enum sql_outcome store_expire(struct store *s, struct bus_expire *req)
+{
+	return store_subs_expire(s->subs, req);
+}

@@ -1,0 +1,39 @@
+/* store: the database of the memory backend and of the fault simulator: node sessions, writers,
+ * heads, journal, subscriptions and cursors in the memory of one process, with the fences of the
+ * SQL tables. Each call is one transaction: it happens wholly and at once, or not. Results go into
+ * the request; its done() is not called. Time is base/clock.h. One thread at a time.
+ *
+ * Memory is bounded by retention_bytes per partition; the oldest batches go first. */
+#ifndef LEAT_CLUSTER_STORE_H
+#define LEAT_CLUSTER_STORE_H
+
+#include "base/id128.h"
+#include "cluster/bus.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct store;
+
+struct store *store_new(size_t retention_bytes); /* per partition, as batch_memory() counts */
+void store_free(struct store *s);
+
+/* A node's life begins (its writers at flush 0, fence 0); earlier ones of its name are ended. */
+void store_session_open(struct store *s, const struct id128 *me, const char *name);
+void store_session_end(struct store *s, const struct id128 *id);
+bool store_session_live(const struct store *s, const struct id128 *id);
+
+/* OK or LOST. Keeps a reference to each batch, whose base_seq and stamp it sets. */
+enum sql_outcome store_append(struct store *s, const struct id128 *me, struct bus_append *req);
+enum sql_outcome store_resolve(struct store *s, struct bus_resolve *req);
+enum sql_outcome store_read(const struct store *s, struct bus_read *req);
+enum sql_outcome store_locate(const struct store *s, struct bus_locate *req);
+
+enum sql_outcome store_claim(struct store *s, const struct id128 *me, struct bus_claim *req);
+void store_claim_release(struct bus_claim *req);
+enum sql_outcome store_change(struct store *s, const struct id128 *me, struct bus_change *req);
+enum sql_outcome store_commit(struct store *s, const struct id128 *me, struct bus_commit *req);
+enum sql_outcome store_expire(struct store *s, struct bus_expire *req);
+
+#endif

@@ -1,0 +1,24 @@
+/* store_subs: the subscription and cursor tables of cluster/store.h. Owned by one store; same
+ * rules. */
+#ifndef LEAT_CLUSTER_STORE_SUBS_H
+#define LEAT_CLUSTER_STORE_SUBS_H
+
+#include "base/id128.h"
+#include "cluster/bus.h"
+
+struct store_subs;
+
+struct store_subs *store_subs_new(void);
+void store_subs_free(struct store_subs *t);
+
+/* owner_live: whether a node session may hold subscriptions. */
+enum sql_outcome store_subs_claim(struct store_subs *t, const struct id128 *me,
+                                  bool (*owner_live)(const void *arg, const struct id128 *id),
+                                  const void *arg, struct bus_claim *req);
+enum sql_outcome store_subs_change(struct store_subs *t, const struct id128 *me,
+                                   struct bus_change *req);
+enum sql_outcome store_subs_commit(struct store_subs *t, const struct id128 *me,
+                                   struct bus_commit *req);
+enum sql_outcome store_subs_expire(struct store_subs *t, struct bus_expire *req);
+
+#endif

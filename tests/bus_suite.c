@@ -1,0 +1,584 @@
+#include "tests/bus_suite.h"
+
+#include "base/clock.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { PUMPS_MAX = 20000 };
+
+/* ---- requests -----------------------------------------------------------------------------------
+ */
+
+static void pump_until(struct bus_env *env, const bool *done)
+{
+	for (int i = 0; i < PUMPS_MAX && !*done; i++)
+		env->pump(env);
+	if (!*done)
+		fail_msg("a request was never answered");
+}
+
+/* done() of every kind of request: sets the bool that its arg points to. */
+#define WAIT_FOR(verb)                                                            \
+	static void on_##verb(struct bus_##verb *req)                             \
+	{                                                                         \
+		bool *done = req->arg;                                            \
+                                                                                  \
+		assert_false(*done);                                              \
+		*done = true;                                                     \
+	}                                                                         \
+                                                                                  \
+	static enum sql_outcome call_##verb(struct bus_env *env, struct bus *bus, \
+	                                    struct bus_##verb *req)               \
+	{                                                                         \
+		bool done = false;                                                \
+                                                                                  \
+		req->done = on_##verb;                                            \
+		req->arg = &done;                                                 \
+		bus->ops->verb(bus, req);                                         \
+		assert_false(done); /* never before the call returned */          \
+		pump_until(env, &done);                                           \
+		return req->outcome;                                              \
+	}
+
+WAIT_FOR(append)
+WAIT_FOR(resolve)
+WAIT_FOR(read)
+WAIT_FOR(locate)
+WAIT_FOR(claim)
+WAIT_FOR(change)
+WAIT_FOR(commit)
+WAIT_FOR(expire)
+
+static struct bus_writer_state *writer_of(struct bus_env *env, const struct bus *bus, uint32_t no)
+{
+	return &env->writers[bus == env->other][no];
+}
+
+enum sql_outcome suite_append(struct bus_env *env, struct bus *bus, uint32_t writer_no,
+                              struct batch **batches, size_t n)
+{
+	struct bus_writer_state *w = writer_of(env, bus, writer_no);
+	struct bus_append req = {
+	        .writer_no = writer_no,
+	        .flush_no = w->flush_no + 1,
+	        .fence = w->fence,
+	        .n = n,
+	        .batches = batches,
+	};
+	enum sql_outcome o = call_append(env, bus, &req);
+
+	if (o == SQL_OK)
+		w->flush_no++;
+	return o;
+}
+
+enum sql_outcome suite_resolve(struct bus_env *env, struct bus *bus, struct bus_resolve *req)
+{
+	enum sql_outcome o;
+
+	req->session_id = bus->session_id;
+	o = call_resolve(env, bus, req);
+	if (o == SQL_OK)
+		*writer_of(env, bus, req->writer_no) =
+		        (struct bus_writer_state){.fence = req->fence, .flush_no = req->flush_no};
+	return o;
+}
+
+enum sql_outcome suite_read(struct bus_env *env, struct bus *bus, struct bus_read *req)
+{
+	return call_read(env, bus, req);
+}
+
+enum sql_outcome suite_claim(struct bus_env *env, struct bus *bus, struct bus_claim *req)
+{
+	return call_claim(env, bus, req);
+}
+
+enum sql_outcome suite_change(struct bus_env *env, struct bus *bus, struct bus_change *req)
+{
+	return call_change(env, bus, req);
+}
+
+enum sql_outcome suite_commit(struct bus_env *env, struct bus *bus, struct bus_commit *req)
+{
+	return call_commit(env, bus, req);
+}
+
+void suite_read_done(struct bus_read *req)
+{
+	for (size_t i = 0; i < req->n; i++)
+		batch_unref(req->batches[i]);
+	free(req->batches);
+	req->batches = NULL;
+	req->n = 0;
+}
+
+struct batch *suite_batch(uint32_t tenant_id, uint32_t partition_id, unsigned first, unsigned n)
+{
+	struct batch *b = batch_new(tenant_id, partition_id);
+
+	for (unsigned i = 0; i < n; i++) {
+		char text[16];
+		struct event ev = {.topic = slice_str("t"), .qos = 1};
+
+		snprintf(text, sizeof text, "%u", first + i);
+		ev.payload = slice_str(text);
+		assert_int_equal(batch_append(b, &ev, (struct publisher){0}), 0);
+	}
+	batch_seal(b);
+	return b;
+}
+
+static unsigned number_of(const struct batch *b, uint32_t i)
+{
+	struct event ev;
+	char text[16] = "";
+
+	batch_event(b, i, &ev);
+	assert_true(ev.payload.n > 0 && ev.payload.n < sizeof text);
+	memcpy(text, ev.payload.p, ev.payload.n);
+	return (unsigned)strtoul(text, NULL, 10);
+}
+
+void suite_expect(struct bus_env *env, struct bus *bus, uint32_t partition_id, uint64_t from_seq,
+                  unsigned first, unsigned n)
+{
+	struct bus_read req = {.tenant_id = env->tenant_id,
+	                       .partition_id = partition_id,
+	                       .from_seq = from_seq,
+	                       .max_bytes = 1 << 30};
+	uint64_t seq = from_seq;
+
+	assert_int_equal(suite_read(env, bus, &req), SQL_OK);
+	for (size_t i = 0; i < req.n; i++) {
+		const struct batch *b = req.batches[i];
+
+		for (uint32_t k = 0; k < batch_count(b); k++) {
+			if (batch_base_seq(b) + k < from_seq)
+				continue;
+			assert_int_equal(batch_base_seq(b) + k, seq);
+			assert_int_equal(number_of(b, k), first + (seq - from_seq));
+			seq++;
+		}
+	}
+	assert_int_equal(seq - from_seq, n);
+	assert_int_equal(req.next_seq, seq);
+	suite_read_done(&req);
+}
+
+static void append_ok(struct bus_env *env, uint32_t partition_id, unsigned first, unsigned n)
+{
+	struct batch *b = suite_batch(env->tenant_id, partition_id, first, n);
+
+	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_OK);
+	batch_unref(b);
+}
+
+/* ---- journal ------------------------------------------------------------------------------------
+ */
+
+static void test_numbers_are_dense(void **state)
+{
+	struct bus_env *env = *state;
+	struct batch *b[4] = {
+	        suite_batch(env->tenant_id, 0, 3, 2),
+	        suite_batch(env->tenant_id, 0, 5, 3),
+	        suite_batch(env->tenant_id, 1, 100, 1),
+	        suite_batch(env->tenant_id, 3, 200, 5),
+	};
+
+	append_ok(env, 0, 1, 2);
+	assert_int_equal(suite_append(env, env->bus, 1, b, 4), SQL_OK);
+	assert_int_equal(batch_base_seq(b[0]), 3);
+	assert_int_equal(batch_base_seq(b[1]), 5);
+	assert_int_equal(batch_base_seq(b[2]), 1);
+	assert_int_equal(batch_base_seq(b[3]), 1);
+	assert_true(batch_stamp(b[0]) ==
+	            batch_stamp_of(env->bus->session_id.b, 1, env->writers[0][1].flush_no));
+	append_ok(env, 0, 8, 1);
+	suite_expect(env, env->bus, 0, 1, 1, 8);
+	suite_expect(env, env->bus, 1, 1, 100, 1);
+	suite_expect(env, env->bus, 3, 1, 200, 5);
+	for (int i = 0; i < 4; i++)
+		batch_unref(b[i]);
+}
+
+static void test_append_is_fenced(void **state)
+{
+	struct bus_env *env = *state;
+	struct batch *b = suite_batch(env->tenant_id, 0, 2, 1);
+	struct bus_writer_state *w = &env->writers[0][0];
+	struct bus_resolve resolve = {.writer_no = 0};
+
+	append_ok(env, 0, 1, 1);
+	w->flush_no--; /* a number that was used */
+	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_LOST);
+	w->flush_no += 2; /* one that is not due */
+	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_LOST);
+	w->flush_no--;
+	resolve.fence = w->fence;
+	assert_int_equal(suite_resolve(env, env->bus, &resolve), SQL_OK);
+	assert_true(w->fence > resolve.fence - 1 && w->fence == resolve.fence);
+	w->fence--; /* what a late COMMIT of before comes with */
+	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_LOST);
+	w->fence++;
+	suite_expect(env, env->bus, 0, 1, 1, 1);
+	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_OK);
+	suite_expect(env, env->bus, 0, 1, 1, 2);
+	batch_unref(b);
+}
+
+static void test_resolve_tells_the_last_flush(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_resolve before = {.writer_no = 1};
+	struct bus_resolve after = {.writer_no = 1};
+	struct batch *b = suite_batch(env->tenant_id, 0, 1, 1);
+
+	assert_int_equal(suite_resolve(env, env->bus, &before), SQL_OK);
+	assert_int_equal(suite_append(env, env->bus, 1, &b, 1), SQL_OK);
+	assert_int_equal(suite_resolve(env, env->bus, &after), SQL_OK);
+	assert_int_equal(after.flush_no, before.flush_no + 1);
+	assert_int_equal(after.fence, before.fence + 1);
+	batch_unref(b);
+}
+
+static void test_read_from_the_middle(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_read req = {.tenant_id = env->tenant_id, .from_seq = 7, .max_bytes = 1};
+
+	for (unsigned i = 0; i < 5; i++)
+		append_ok(env, 0, 1 + 3 * i, 3); /* 1-3, 4-6, 7-9, 10-12, 13-15 */
+	suite_expect(env, env->bus, 0, 8, 8, 8);
+	suite_expect(env, env->bus, 0, 16, 0, 0);
+	suite_expect(env, env->bus, 2, 1, 0, 0);
+	assert_int_equal(suite_read(env, env->bus, &req), SQL_OK);
+	assert_int_equal(req.n, 1); /* max_bytes: stops after the batch that reaches it */
+	assert_int_equal(batch_base_seq(req.batches[0]), 7);
+	assert_int_equal(req.next_seq, 16);
+	suite_read_done(&req);
+}
+
+static uint64_t locate(struct bus_env *env, enum bus_position position, uint64_t time_ms)
+{
+	struct bus_locate req = {
+	        .tenant_id = env->tenant_id, .position = position, .time_ms = time_ms};
+
+	assert_int_equal(call_locate(env, env->bus, &req), SQL_OK);
+	return req.seq;
+}
+
+static void test_locate(void **state)
+{
+	struct bus_env *env = *state;
+	uint64_t hour = 3600 * 1000;
+
+	assert_int_equal(locate(env, BUS_AT_HEAD, 0), 1);
+	assert_int_equal(locate(env, BUS_AT_EARLIEST, 0), 1);
+	append_ok(env, 0, 1, 3);
+	append_ok(env, 0, 4, 1);
+	assert_int_equal(locate(env, BUS_AT_HEAD, 0), 5);
+	assert_int_equal(locate(env, BUS_AT_EARLIEST, 0), 1);
+	assert_int_equal(locate(env, BUS_AT_TIME, clock_wall_ms_now() - hour), 1);
+	assert_int_equal(locate(env, BUS_AT_TIME, clock_wall_ms_now() + hour), 5);
+}
+
+/* ---- subscriptions ------------------------------------------------------------------------------
+ */
+
+static struct bus_claim claim_of(struct bus_env *env, const struct bus_cursor *starts, uint32_t n)
+{
+	return (struct bus_claim){
+	        .tenant_id = env->tenant_id,
+	        .kind = BUS_SUB_SESSION,
+	        .subject = slice_str("alice"),
+	        .name = slice_str("client-1"),
+	        .create = true,
+	        .expiry_s = 60,
+	        .filters = slice_str("[\"a/#\"]"),
+	        .n_starts = n,
+	        .starts = starts,
+	};
+}
+
+static void release(struct bus_env *env, struct bus_claim *req)
+{
+	env->bus->ops->claim_release(env->bus, req);
+}
+
+static void test_claim(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor starts[2] = {{.partition_id = 0, .acked_through = 4},
+	                               {.partition_id = 1, .acked_through = 0}};
+	struct bus_claim first = claim_of(env, starts, 2);
+	struct bus_claim again = claim_of(env, NULL, 0);
+	struct bus_claim fresh = claim_of(env, starts, 1);
+
+	first.create = false;
+	assert_int_equal(suite_claim(env, env->bus, &first), SQL_FATAL);
+	first.create = true;
+	assert_int_equal(suite_claim(env, env->bus, &first), SQL_OK);
+	assert_true(first.created);
+	assert_int_equal(first.n_cursors, 2);
+	assert_int_equal(first.cursors[0].acked_through, 4);
+	assert_int_equal(first.cursors[0].commit_no, 0);
+
+	again.filters = slice_str("[]");
+	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
+	assert_false(again.created);
+	assert_true(again.subscription_id == first.subscription_id);
+	assert_int_equal(again.epoch, first.epoch + 1);
+	assert_int_equal(again.n_cursors, 2);
+	assert_int_equal(again.stored_expiry_s, 60);
+	assert_true(slice_eq(again.stored_filters, slice_str("[\"a/#\"]")));
+
+	starts[0].acked_through = 9;
+	fresh.fresh = true;
+	assert_int_equal(suite_claim(env, env->bus, &fresh), SQL_OK);
+	assert_true(fresh.created);
+	assert_true(fresh.epoch > again.epoch || fresh.subscription_id != again.subscription_id);
+	assert_int_equal(fresh.n_cursors, 1);
+	assert_int_equal(fresh.cursors[0].acked_through, 9);
+	release(env, &first);
+	release(env, &again);
+	release(env, &fresh);
+}
+
+/* The same client id under another subject or kind is another subscription. */
+static void test_names_are_apart(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_claim a = claim_of(env, NULL, 0);
+	struct bus_claim b = claim_of(env, NULL, 0);
+	struct bus_claim c = claim_of(env, NULL, 0);
+
+	b.subject = slice_str("Alice");
+	c.kind = BUS_SUB_SHARE;
+	assert_int_equal(suite_claim(env, env->bus, &a), SQL_OK);
+	assert_int_equal(suite_claim(env, env->bus, &b), SQL_OK);
+	assert_int_equal(suite_claim(env, env->bus, &c), SQL_OK);
+	assert_true(a.created && b.created && c.created);
+	assert_true(a.subscription_id != b.subscription_id);
+	assert_true(a.subscription_id != c.subscription_id);
+	release(env, &a);
+	release(env, &b);
+	release(env, &c);
+}
+
+static struct bus_cursor_row row_of(struct bus_env *env, const struct bus_claim *claim,
+                                    uint32_t partition_id, uint64_t acked, uint64_t commit_no)
+{
+	return (struct bus_cursor_row){
+	        .tenant_id = env->tenant_id,
+	        .subscription_id = claim->subscription_id,
+	        .epoch = claim->epoch,
+	        .to = {.partition_id = partition_id,
+	               .acked_through = acked,
+	               .commit_no = commit_no,
+	               .acked_ahead = slice("\x01\x00\xff\x27", 4)},
+	};
+}
+
+static void test_cursor_commit_is_fenced(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor starts[3] = {
+	        {.partition_id = 0}, {.partition_id = 1}, {.partition_id = 2}};
+	struct bus_claim claim = claim_of(env, starts, 3);
+	struct bus_claim again = claim_of(env, NULL, 0);
+	struct bus_cursor_row rows[3];
+	struct bus_commit req = {.n = 3, .rows = rows};
+
+	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
+	for (uint32_t i = 0; i < 3; i++)
+		rows[i] = row_of(env, &claim, i, 10 + i, 0);
+	assert_int_equal(suite_commit(env, env->bus, &req), SQL_OK);
+	assert_false(rows[0].fenced || rows[1].fenced || rows[2].fenced);
+
+	rows[0] = row_of(env, &claim, 0, 20, 1);
+	rows[1] = row_of(env, &claim, 1, 5, 0); /* an old one comes late */
+	rows[2] = row_of(env, &claim, 2, 20, 1);
+	rows[2].epoch--;
+	assert_int_equal(suite_commit(env, env->bus, &req), SQL_OK);
+	assert_false(rows[0].fenced);
+	assert_true(rows[1].fenced && rows[2].fenced);
+
+	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
+	assert_int_equal(again.cursors[0].acked_through, 20);
+	assert_int_equal(again.cursors[0].commit_no, 2);
+	assert_true(slice_eq(again.cursors[0].acked_ahead, slice("\x01\x00\xff\x27", 4)));
+	assert_int_equal(again.cursors[1].acked_through, 11);
+	assert_int_equal(again.cursors[2].acked_through, 12);
+	req.n = 1; /* the epoch before this claim is worth nothing now */
+	rows[0] = row_of(env, &claim, 0, 30, 2);
+	assert_int_equal(suite_commit(env, env->bus, &req), SQL_OK);
+	assert_true(rows[0].fenced);
+	rows[0] = row_of(env, &again, 0, 30, 2);
+	assert_int_equal(suite_commit(env, env->bus, &req), SQL_OK);
+	assert_false(rows[0].fenced);
+	release(env, &claim);
+	release(env, &again);
+}
+
+static enum sql_outcome change(struct bus_env *env, const struct bus_claim *claim,
+                               enum bus_change_verb verb, uint32_t expiry_s)
+{
+	struct bus_cursor more = {.partition_id = 3, .acked_through = 7};
+	struct bus_change req = {
+	        .verb = verb,
+	        .tenant_id = env->tenant_id,
+	        .subscription_id = claim->subscription_id,
+	        .epoch = claim->epoch,
+	        .expiry_s = expiry_s,
+	        .filters = slice_str("[\"b\"]"),
+	        .n_starts = verb == BUS_CHANGE_FILTERS,
+	        .starts = &more,
+	};
+
+	return suite_change(env, env->bus, &req);
+}
+
+static uint32_t expire(struct bus_env *env)
+{
+	struct bus_expire req = {.limit = 100};
+
+	assert_int_equal(call_expire(env, env->bus, &req), SQL_OK);
+	return req.removed;
+}
+
+static void test_change(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor start = {.partition_id = 0, .acked_through = 2};
+	struct bus_claim claim = claim_of(env, &start, 1);
+	struct bus_claim again = claim_of(env, NULL, 0);
+	struct bus_claim last = claim_of(env, NULL, 0);
+
+	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
+	assert_int_equal(change(env, &claim, BUS_CHANGE_FILTERS, 99), SQL_OK);
+	assert_int_equal(change(env, &claim, BUS_CHANGE_FILTERS, 99), SQL_OK); /* nothing new */
+	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
+	assert_true(slice_eq(again.stored_filters, slice_str("[\"b\"]")));
+	assert_int_equal(again.stored_expiry_s, 99);
+	assert_int_equal(again.n_cursors, 2);
+	assert_int_equal(again.cursors[0].acked_through, 2);
+	assert_int_equal(again.cursors[1].acked_through, 7);
+
+	for (int verb = BUS_CHANGE_FILTERS; verb <= BUS_CHANGE_DELETE; verb++)
+		assert_int_equal(change(env, &claim, (enum bus_change_verb)verb, 0), SQL_LOST);
+	assert_int_equal(change(env, &again, BUS_CHANGE_RELEASE, 0), SQL_OK);
+	assert_int_equal(change(env, &again, BUS_CHANGE_RELEASE, 0), SQL_LOST);
+	last.create = false;
+	assert_int_equal(suite_claim(env, env->bus, &last), SQL_OK);
+	assert_int_equal(change(env, &last, BUS_CHANGE_DELETE, 0), SQL_OK);
+	release(env, &last);
+	assert_int_equal(suite_claim(env, env->bus, &last), SQL_FATAL);
+	release(env, &claim);
+	release(env, &again);
+}
+
+static void test_expiry(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_claim claim = claim_of(env, NULL, 0);
+	struct bus_claim again = claim_of(env, NULL, 0);
+
+	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
+	assert_int_equal(change(env, &claim, BUS_CHANGE_IDLE, 3600), SQL_OK);
+	assert_int_equal(expire(env), 0);
+	assert_int_equal(change(env, &claim, BUS_CHANGE_ACTIVE, 0), SQL_OK);
+	assert_int_equal(change(env, &claim, BUS_CHANGE_IDLE, UINT32_MAX), SQL_OK);
+	assert_int_equal(expire(env), 0);
+	assert_int_equal(change(env, &claim, BUS_CHANGE_IDLE, 0), SQL_OK);
+	assert_int_equal(change(env, &claim, BUS_CHANGE_ACTIVE, 0), SQL_LOST); /* too late */
+	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
+	assert_true(again.created); /* what has expired is not there, removed or not */
+	assert_int_equal(change(env, &again, BUS_CHANGE_IDLE, 0), SQL_OK);
+	assert_int_equal(expire(env), 1);
+	assert_int_equal(change(env, &again, BUS_CHANGE_FILTERS, 0), SQL_LOST);
+	release(env, &claim);
+	release(env, &again);
+}
+
+/* ---- two nodes ----------------------------------------------------------------------------------
+ */
+
+static void test_one_owner_at_a_time(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor start = {.partition_id = 0, .acked_through = 0};
+	struct bus_claim mine = claim_of(env, &start, 1);
+	struct bus_claim theirs = claim_of(env, &start, 1);
+	struct bus_cursor_row row;
+	struct bus_commit req = {.n = 1, .rows = &row};
+
+	if (!env->other)
+		skip();
+	assert_int_equal(suite_claim(env, env->bus, &mine), SQL_OK);
+	assert_int_equal(suite_claim(env, env->other, &theirs), SQL_LOST);
+	assert_int_equal(change(env, &mine, BUS_CHANGE_RELEASE, 0), SQL_OK);
+	assert_int_equal(suite_claim(env, env->other, &theirs), SQL_OK);
+	assert_false(theirs.created);
+	assert_int_equal(theirs.epoch, mine.epoch + 1);
+	row = row_of(env, &mine, 0, 9, 0);
+	assert_int_equal(suite_commit(env, env->bus, &req), SQL_OK);
+	assert_true(row.fenced);
+	row = row_of(env, &theirs, 0, 9, 0);
+	assert_int_equal(suite_commit(env, env->bus, &req), SQL_OK); /* not the owner */
+	assert_true(row.fenced);
+	assert_int_equal(suite_commit(env, env->other, &req), SQL_OK);
+	assert_false(row.fenced);
+	release(env, &mine);
+	release(env, &theirs);
+}
+
+static void test_two_nodes_append_to_one_head(void **state)
+{
+	struct bus_env *env = *state;
+
+	if (!env->other)
+		skip();
+	for (unsigned i = 0; i < 6; i++) {
+		struct batch *b = suite_batch(env->tenant_id, 0, 1 + 2 * i, 2);
+
+		assert_int_equal(suite_append(env, i % 2 ? env->other : env->bus, 0, &b, 1),
+		                 SQL_OK);
+		batch_unref(b);
+	}
+	suite_expect(env, env->bus, 0, 1, 1, 12);
+	suite_expect(env, env->other, 0, 1, 1, 12);
+}
+
+int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
+{
+#define TEST(f)                         \
+	{                               \
+#f, f, begin, NULL, env \
+	}
+	const struct CMUnitTest tests[] = {
+	        TEST(test_numbers_are_dense),
+	        TEST(test_append_is_fenced),
+	        TEST(test_resolve_tells_the_last_flush),
+	        TEST(test_read_from_the_middle),
+	        TEST(test_locate),
+	        TEST(test_claim),
+	        TEST(test_names_are_apart),
+	        TEST(test_cursor_commit_is_fenced),
+	        TEST(test_change),
+	        TEST(test_expiry),
+	        TEST(test_one_owner_at_a_time),
+	        TEST(test_two_nodes_append_to_one_head),
+	};
+
+	return cmocka_run_group_tests_name("bus", tests, NULL, NULL);
+}
