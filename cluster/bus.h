@@ -53,8 +53,8 @@ struct bus_append {
 };
 
 /* What became of an append whose outcome was UNKNOWN: raises the fence (a write, so a late COMMIT of
- * the old flush comes before it or not at all), then reads the number of the last stored flush. A
- * session that has ended appends nothing any more: its writer row is only read. */
+ * the old flush comes before it or not at all), then reads the number of the last stored flush. Works on
+ * the row of an ended session too. */
 struct bus_resolve {
 	enum sql_outcome outcome; /* OK, RETRY (ask again), LOST (no such writer: nobody can tell) */
 	void (*done)(struct bus_resolve *);

@@ -216,7 +216,7 @@ enum sql_outcome store_resolve(struct store *s, struct bus_resolve *req)
 	if (!session)
 		return SQL_LOST;
 	w = &session->writers[req->writer_no];
-	if (session->live && !BUG("unknown-plain-look"))
+	if (!BUG("unknown-plain-look"))
 		w->fence++;
 	req->fence = w->fence;
 	req->flush_no = w->flush_no;
