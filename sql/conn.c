@@ -258,13 +258,17 @@ static enum sql_outcome set_session(struct sql_conn *c)
 int sql_conn_open(struct sql_conn *c, struct err *e)
 {
 	const struct dsn *d = &c->dsn;
+	const char *host = d->host;
 	unsigned long flags = CLIENT_FOUND_ROWS | CLIENT_MULTI_STATEMENTS | CLIENT_MULTI_RESULTS;
 
 	sql_conn_close(c);
 	c->poisoned = false;
 	c->my = make_handle(c);
-	if (!mysql_real_connect(c->my, *d->host ? d->host : NULL, d->user, d->password, d->schema,
-	                        d->port, d->socket, flags)) {
+	if (d->socket)
+		host = NULL; /* with a host that is not "localhost" MariaDB's connector prefers TCP
+		              */
+	if (!mysql_real_connect(c->my, host, d->user, d->password, d->schema, d->port, d->socket,
+	                        flags)) {
 		conn_failed_query(c, "connect", false);
 		sql_conn_close(c);
 		c->poisoned = false;
