@@ -1,34 +1,46 @@
-# Leat. `make deps` installs what is missing (Debian packages), `make` builds build/leat,
-# `make run`, `make demo` and `make test` do the rest; `make help` lists the targets.
+# Leat. `make run`, `make demo` and `make test` are the ways in and install what they need first;
+# `make help` lists every target.
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
+SHELL := /bin/bash
+# V=1 shows whole compiler lines.
+Q := $(if $(V),,@)
 
 B      ?= build
 CC     := gcc
 CLANG  ?= clang-14
+JOBS   ?= $(shell nproc)
+PREFIX ?= /usr/local
+# Debian's Python, whose packages tests/deps installs, whatever else is first in PATH.
+PYTHON ?= /usr/bin/python3
 LAYERS := base sql tenancy cluster node
 
-# SQLCLIENT=libmariadb (MariaDB Connector/C) or mysqlclient (MySQL's own); SYSROOT for a foreign root.
+# SQLCLIENT=libmariadb (MariaDB Connector/C) or mysqlclient (MySQL's own). SYSROOT=DIR takes that
+# client's headers and library from another root.
 SQLCLIENT ?= libmariadb
-PKGS      := libevent libevent_openssl openssl jansson $(SQLCLIENT)
-PKGCFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-PKGLIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+SYSROOT   ?=
+PKGS      := libevent libevent_openssl openssl jansson
+SQLPKG    := $(if $(SYSROOT),PKG_CONFIG_SYSROOT_DIR=$(SYSROOT) PKG_CONFIG_LIBDIR=$(SYSROOT)/usr/lib/x86_64-linux-gnu/pkgconfig:$(SYSROOT)/usr/lib/pkgconfig )pkg-config
+# Asked at first use, which is after `deps`, and once.
+PKGCFLAGS  = $(eval PKGCFLAGS := $$(shell pkg-config --cflags $(PKGS); $(SQLPKG) --cflags $(SQLCLIENT)))$(PKGCFLAGS)
+PKGLIBS    = $(eval PKGLIBS := $$(shell pkg-config --libs $(PKGS); $(SQLPKG) --libs-only-L --libs-only-l $(SQLCLIENT)))$(PKGLIBS)
 
 WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
             -Wpointer-arith -Wformat=2 -Wundef -Wwrite-strings
 HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE
 OPT      ?= -O2 -D_FORTIFY_SOURCE=2
 SAN      ?=
+# Two builds of one commit are the same bytes wherever they are made.
+REPRO    := -ffile-prefix-map=$(CURDIR)=. -Wdate-time
 CPPFLAGS += -I. -D_GNU_SOURCE $(PKGCFLAGS) $(DEFS)
-CFLAGS   += -std=c17 -g $(OPT) $(WARN) $(HARDEN) $(SAN)
+CFLAGS   += -std=c17 -g $(OPT) $(WARN) $(HARDEN) $(REPRO) $(SAN)
 LDFLAGS  += -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SAN)
-LDLIBS   := $(PKGLIBS) -lm -lpthread
+LDLIBS   := -lm -lpthread
 
 SRCS := $(foreach d,$(LAYERS),$(wildcard $(d)/*.c))
 OBJS := $(SRCS:%.c=$(B)/%.o)
 # main.c is the program; everything else is its layer's archive.
 obj_of = $(filter-out $(B)/node/main.o,$(filter $(B)/$(1)/%,$(OBJS)))
-ARCHIVES := $(LAYERS:%=$(B)/lib%.a)
 # The archives at or below a layer, in link order. cluster and tenancy are siblings.
 BELOW_base    := base
 BELOW_sql     := sql base
@@ -38,54 +50,127 @@ BELOW_node    := node cluster tenancy sql base
 libs_of = $(foreach d,$(BELOW_$(1)),$(B)/lib$(d).a)
 
 .PHONY: all
-all: $(B)/leat
+all: $(B)/leat ## build build/leat
 
 $(B)/leat: $(B)/node/main.o $(call libs_of,node)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(if $(V),,@echo "  LD $@")
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(PKGLIBS) $(LDLIBS)
 
 define archive_rule
-$(B)/lib$(1).a: $(call obj_of,$(1)) ; @rm -f $$@ && ar rcs $$@ $$^
+$(B)/lib$(1).a: $(call obj_of,$(1)) ; @rm -f $$@ && ar rcsD $$@ $$^
 endef
 $(foreach d,$(LAYERS),$(eval $(call archive_rule,$(d))))
 
-$(B)/%.o: %.c
+$(B)/%.o: %.c | deps-build
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(if $(V),,@echo "  CC $<")
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 # schema.c holds the schema steps by .incbin, which -MMD does not see.
 $(B)/sql/schema.o: $(wildcard sql/schema/*)
 
 -include $(OBJS:.o=.d)
 
-# ---- tests -------------------------------------------------------------------------------------
-# tests/unit/LAYER/test_NAME.c links only the archives at or below LAYER.
-UNITS := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/*/test_*.c))
+.PHONY: install
+install: $(B)/leat ## install to DESTDIR and PREFIX (/usr/local)
+	install -D -m 0755 $(B)/leat $(DESTDIR)$(PREFIX)/bin/leat
+	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/leat/LICENSE
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/leat README.md docs/*.md
+
+# ---- what the targets need from Debian ----------------------------------------------------------
+.PHONY: deps
+deps: ## install what is missing from Debian's packages (the targets call it themselves)
+	@tests/deps build run test check fuzz bench
+
+.PHONY: deps-%
+deps-%:
+	@tests/deps $*
+
+# ---- running ------------------------------------------------------------------------------------
+.PHONY: run
+run: deps-run $(B)/leat ## a private MariaDB, a node, tenant demo, events flowing; Ctrl-C ends all
+	@LEAT_BIN=$(abspath $(B)/leat) tests/demo/run
+
+.PHONY: demo
+demo: deps-run $(B)/leat ## two tenants, 10,000 events each, checked with SQL; ends by itself
+	@LEAT_BIN=$(abspath $(B)/leat) tests/demo/demo
+
+# ---- tests --------------------------------------------------------------------------------------
+# tests/unit/LAYER/test_NAME.c and tests/integration/[LAYER/]test_NAME.c link only the archives at or
+# below LAYER (sql where none is named). An integration test runs beside private database servers.
+UNITS        := $(patsubst tests/%.c,$(B)/%,$(wildcard tests/unit/*/test_*.c))
+INTEGRATIONS := $(patsubst tests/%.c,$(B)/%,$(wildcard tests/integration/test_*.c \
+                  tests/integration/*/test_*.c))
+PYTEST       := $(PYTHON) -m pytest -p no:cacheprovider -n 2 --dist loadfile tests/e2e
+
+.PHONY: test
+test: deps-test ## unit, integration and end-to-end tests
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) all $(UNITS) $(INTEGRATIONS)
+	@$(MAKE) --no-print-directory unit integration
+	@$(MAKE) --no-print-directory e2e
+	@echo "make test: everything passed"
 
 .PHONY: unit
-unit: $(UNITS)
-	@set -e; for t in $(UNITS); do echo "== $$t"; $$t; done
-
-define unit_rule
-$(B)/unit/$(1)/test_%: tests/unit/$(1)/test_%.c $(call libs_of,$(1))
-	@mkdir -p $$(@D)
-	$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) -MMD -MP -o $$@ $$(filter %.c,$$^) $(call libs_of,$(1)) -lcmocka $$(LDLIBS)
-endef
-$(foreach d,$(LAYERS),$(eval $(call unit_rule,$(d))))
-# One suite for every backend of the bus.
-$(B)/unit/cluster/test_bus_memory: tests/bus_suite.c
--include $(UNITS:=.d)
-
-# tests/integration/test_NAME.c links base and sql, and runs beside private database servers.
-INTEGRATIONS := $(patsubst tests/integration/%.c,$(B)/integration/%,$(wildcard tests/integration/test_*.c))
+unit: $(UNITS) ## the unit tests alone
+	@tests/run-cmocka unit $(UNITS)
 
 .PHONY: integration
-integration: $(INTEGRATIONS)
-	@set -e; for t in $(INTEGRATIONS); do echo "== $$t"; tests/integration/with-server $$t; done
+integration: $(INTEGRATIONS) ## C tests beside private database servers
+	@RUN_WITH=tests/integration/with-server tests/run-cmocka integration $(INTEGRATIONS)
 
-$(B)/integration/test_%: tests/integration/test_%.c $(call libs_of,sql)
-	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(call libs_of,sql) -lcmocka $(LDLIBS)
--include $(INTEGRATIONS:=.d)
+# E2E_MARKS chooses by marker, PYTEST_ARGS adds to the command line: PYTEST_ARGS="-k share"
+E2E_MARKS ?= not kill and not slow
+.PHONY: e2e
+e2e: deps-test $(B)/leat ## end-to-end tests with real clients and servers
+	@LEAT_BIN=$(abspath $(B)/leat) NODE_PATH=/usr/share/nodejs $(PYTEST) -m "$(E2E_MARKS)" \
+	  $(PYTEST_ARGS)
+
+SEEDS ?= 2000
+
+.PHONY: simulate
+simulate: $(B)/leat ## the fault simulator: SEEDS=N seeds over the memory backend
+	@LEAT_BIN=$(abspath $(B)/leat) SEEDS=$(SEEDS) tests/sim/run
+
+KILLS ?= 100
+
+.PHONY: kill-test
+kill-test: deps-test $(B)/leat ## KILLS=100 random kills of node, database and clients; nothing is lost
+	@LEAT_BIN=$(abspath $(B)/leat) KILLS=$(KILLS) tests/kill/run
+
+.PHONY: bench
+bench: deps-bench $(B)/leat ## the same work on Leat, mosquitto, NATS and RabbitMQ
+	@LEAT_BIN=$(abspath $(B)/leat) tests/bench/run
+
+# $(1) the test's path without its name, $(2) its layer.
+define test_rule
+$(B)/$(1)/test_%: tests/$(1)/test_%.c $(call libs_of,$(2)) | deps-test
+	@mkdir -p $$(@D)
+	$(if $(V),,@echo "  TEST $$@")
+	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) -MMD -MP -o $$@ $$(filter %.c,$$^) \
+	  $(call libs_of,$(2)) -lcmocka $$(PKGLIBS) $$(LDLIBS)
+endef
+$(foreach d,$(LAYERS),$(eval $(call test_rule,unit/$(d),$(d))))
+$(foreach d,$(LAYERS),$(eval $(call test_rule,integration/$(d),$(d))))
+$(eval $(call test_rule,integration,sql))
+# One suite for every backend of the bus.
+$(B)/unit/cluster/test_bus_memory: tests/bus_suite.c
+-include $(UNITS:=.d) $(INTEGRATIONS:=.d)
+
+# Sanitizers: the same sources in build/asan and build/tsan. Reports of programs that the tests start
+# go to files, so none is missed: any file there is a failure.
+ASAN_SAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+TSAN_SAN := -fsanitize=thread -fno-omit-frame-pointer
+SAN_OPT  := -O1
+
+SANITIZED_E2E ?= yes
+
+.PHONY: asan
+asan: ## unit, integration and some e2e tests under AddressSanitizer and UBSan
+	@SANITIZED_E2E=$(SANITIZED_E2E) tests/check/sanitized asan $(MAKE) B=build/asan OPT="$(SAN_OPT)" SAN="$(ASAN_SAN)"
+
+.PHONY: tsan
+tsan: ## the same under ThreadSanitizer (SANITIZED_E2E=no: without the e2e tests)
+	@SANITIZED_E2E=$(SANITIZED_E2E) tests/check/sanitized tsan $(MAKE) B=build/tsan OPT="$(SAN_OPT)" SAN="$(TSAN_SAN)"
 
 # tests/fuzz/fuzz_NAME.c is a libFuzzer target over the whole program's archives.
 FUZZERS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -93,25 +178,78 @@ FUZZ_SECONDS ?= 60
 FUZZ_SAN := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 
 .PHONY: fuzz
-fuzz:
-	$(MAKE) B=$(B)/fuzzing CC=$(CLANG) HARDEN= OPT="-O1" SAN="$(FUZZ_SAN)" fuzz-run
+fuzz: deps-build deps-fuzz ## every fuzz target for FUZZ_SECONDS (60), two at a time
+	@$(MAKE) --no-print-directory B=$(B)/fuzzing CC=$(CLANG) HARDEN= OPT="-O1" SAN="$(FUZZ_SAN)" \
+	  fuzz-run
 
 .PHONY: fuzz-run
 fuzz-run: $(FUZZERS)
-	@set -e; for f in $(FUZZERS); do n=$$(basename $$f); mkdir -p $(B)/corpus/$$n; \
-	  echo "== $$n ($(FUZZ_SECONDS) s)"; \
-	  $$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -timeout=5 -rss_limit_mb=1024 \
-	    $(B)/corpus/$$n tests/fuzz/corpus/$$n 2>$(B)/$$n.log || { tail -40 $(B)/$$n.log; exit 1; }; \
-	  tail -3 $(B)/$$n.log; done
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run $(B) $(FUZZERS)
 
 $(B)/fuzz/%: tests/fuzz/%.c $(call libs_of,node)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(call libs_of,node) $(LDLIBS)
+	$(if $(V),,@echo "  FUZZ $@")
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(call libs_of,node) \
+	  $(PKGLIBS) $(LDLIBS)
+
+# ---- static checks ------------------------------------------------------------------------------
+TIDY_SRCS := $(SRCS) $(wildcard tests/*.c tests/*/*.c tests/*/*/*.c)
+TIDY_OKS  := $(TIDY_SRCS:%=$(B)/tidy/%.ok)
+C_FILES    = $(shell git ls-files '*.c' '*.h')
+SCRIPTS    = $(shell git ls-files | xargs grep -lE '^\#!(/bin/(ba)?sh|/usr/bin/env bash)' /dev/null)
+CHECKS    := check-tidy check-cppcheck check-format check-layers check-words check-sql \
+             check-scripts check-docs
+
+.PHONY: check $(CHECKS)
+check: deps-build deps-check ## clang-tidy, cppcheck, format, layers, words, SQL, scripts, docs
+	@$(MAKE) --no-print-directory -k -j$(JOBS) $(CHECKS)
+	@echo "make check: clean"
+
+check-tidy: $(TIDY_OKS)
+	@echo "check-tidy: clean"
+
+# A file is looked at again when it, any header or table, or the settings changed.
+$(B)/tidy/%.ok: % .clang-tidy tests/.clang-tidy $(foreach d,$(LAYERS),$(wildcard $(d)/*.h $(d)/*.def)) | deps-check
+	@mkdir -p $(@D)
+	@clang-tidy-14 --quiet $< -- $(CPPFLAGS) -std=c17 2>$@.err >$@.out || \
+	  { cat $@.out; grep -v 'warnings generated' $@.err; false; }
+	@touch $@
+
+check-cppcheck:
+	@cppcheck --quiet --std=c11 --error-exitcode=1 --inline-suppr --enable=warning,portability \
+	  --suppress=missingIncludeSystem --suppress=arrayIndexOutOfBoundsCond --suppress='*:/usr/*' -I. -D_GNU_SOURCE -D__GNUC__ \
+	  --cppcheck-build-dir=$$(mkdir -p $(B)/cppcheck && echo $(B)/cppcheck) -j2 $(SRCS)
+	@echo "check-cppcheck: clean"
+
+check-format:
+	@clang-format-14 --dry-run -Werror $(C_FILES)
+	@echo "check-format: clean"
+
+check-layers:
+	@$(PYTHON) tests/check/layers --self-test
+	@$(PYTHON) tests/check/layers
+
+check-words:
+	@tests/check/words
+
+check-sql:
+	@tests/check/sql
+
+check-scripts:
+	@shellcheck -x $(SCRIPTS)
+	@echo "check-scripts: clean"
+
+check-docs: $(B)/leat
+	@$(PYTHON) tests/check/docs $(B)/leat
 
 .PHONY: format
-format:
-	clang-format -i $(shell git ls-files '*.c' '*.h')
+format: ## clang-format every C file in place
+	clang-format-14 -i $(C_FILES)
 
 .PHONY: clean
-clean:
+clean: ## remove everything built
 	rm -rf $(B)
+
+.PHONY: help
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s'|'

@@ -60,6 +60,7 @@ struct trie {
 
 static size_t make_key(char key[KEY_MAX], const struct node *parent, struct slice level)
 {
+	assert(parent);
 	memcpy(key, &parent->id, sizeof parent->id);
 	if (level.n)
 		memcpy(key + sizeof parent->id, level.p, level.n);
