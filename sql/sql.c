@@ -248,6 +248,18 @@ static int worker_open(struct worker *w, struct err *e)
 	return -1;
 }
 
+/* Seven lanes have the same to say about a server that is away: one speaks for all at first, and
+ * each ever more seldom. */
+static void log_attempt(const struct worker *w, const struct err *e)
+{
+	unsigned n = w->attempts + 1;
+	bool speaks = n >= 4 || w->lane == &w->sql->lanes[SQL_LANE_SESSION];
+
+	if (speaks && (n & (n - 1)) == 0)
+		log_warn("sql", "lane=%s attempts=%u not connected, error=%s", w->lane->name, n,
+		         log_quote_str(e->text));
+}
+
 /* Never lower it: the lane's other worker may have connected in a later generation already. */
 static void raise_to(atomic_uint_fast64_t *v, uint_fast64_t to)
 {
@@ -268,9 +280,7 @@ static bool worker_connect(struct worker *w)
 	fail_stale(s, l);
 	pthread_mutex_unlock(&l->mtx);
 	if (worker_open(w, &e)) {
-		if ((w->attempts & (w->attempts - 1)) == 0) /* the 1st, 2nd, 3rd, 5th, 9th … */
-			log_warn("sql", "lane=%s attempts=%u not connected: %s", l->name,
-			         w->attempts + 1, e.text);
+		log_attempt(w, &e);
 		return false;
 	}
 	w->attempts = 0;
