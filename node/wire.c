@@ -200,6 +200,14 @@ static enum wire_result send_encrypted(struct wire *w, struct err *e)
 
 /* ---- TLS */
 
+/* SSL_get_error believes whatever lies in the thread's error queue. Looking is cheap, clearing is
+ * not. */
+static void clear_errors(void)
+{
+	if (ERR_peek_error())
+		ERR_clear_error();
+}
+
 static enum wire_result tls_failed(struct wire *w, const char *doing, struct err *e)
 {
 	long verify = SSL_get_verify_result(w->ssl);
@@ -222,7 +230,7 @@ enum wire_result wire_handshake(struct wire *w, struct err *e)
 	int rc;
 	int why;
 
-	ERR_clear_error();
+	clear_errors();
 	rc = SSL_do_handshake(w->ssl);
 	why = rc == 1 ? SSL_ERROR_NONE : SSL_get_error(w->ssl, rc);
 	if (why != SSL_ERROR_NONE && why != SSL_ERROR_WANT_READ)
@@ -240,7 +248,7 @@ enum wire_result wire_decrypt(struct wire *w, size_t *n, struct err *e)
 	int got;
 
 	*n = 0;
-	ERR_clear_error();
+	clear_errors();
 	while (*n < WIRE_PLAIN) {
 		got = SSL_read(w->ssl, io->plain + *n, (int)(WIRE_PLAIN - *n));
 		if (got <= 0) {
@@ -263,7 +271,7 @@ static enum wire_result tls_fill(struct wire *w, struct outq *q, struct err *e)
 {
 	struct wire_io *io = w->io;
 
-	ERR_clear_error();
+	clear_errors();
 	while (q->bytes && io->out.len < SEND_BATCH) {
 		struct slice s = outq_front(q);
 		int rc;
@@ -314,7 +322,7 @@ enum wire_result wire_bye(struct wire *w, struct err *e)
 	enum wire_result r;
 
 	if (w->ssl && !(SSL_get_shutdown(w->ssl) & SSL_SENT_SHUTDOWN)) {
-		ERR_clear_error();
+		clear_errors();
 		if (SSL_shutdown(w->ssl) < 0)
 			return tls_failed(w, "TLS shutdown", e);
 	}
