@@ -1,0 +1,31 @@
+/* backend: where events and tenants are kept: a database, or this process's memory. Makes the bus
+ * and fills the registry, and keeps both current. One per node; loop thread only. */
+#ifndef LEAT_NODE_BACKEND_H
+#define LEAT_NODE_BACKEND_H
+
+#include "base/err.h"
+#include "cluster/bus.h"
+#include "node/loop.h"
+#include "node/node.h"
+#include "tenancy/registry.h"
+
+struct backend;
+
+struct backend_events {
+	/* Once: the bus exists and the tenants are known. Set bus->events before returning. */
+	void (*on_open)(void *arg, struct bus *bus);
+	/* This node cannot serve on this database, ever; text says what to change. */
+	void (*on_failed)(void *arg, const char *text);
+	void *arg;
+};
+
+/* -1/NULL: the settings are wrong. A database that is away is waited for. */
+struct backend *backend_new(struct loop *loop, const struct node_config *config,
+                            struct registry *registry, const struct backend_events *events,
+                            struct err *e);
+/* Every request made of the bus is answered before this returns. NULL does nothing. */
+void backend_free(struct backend *b);
+
+const char *backend_waits_for(const struct backend *b); /* NULL = on_open was called */
+
+#endif

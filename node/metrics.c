@@ -1,0 +1,101 @@
+#include "node/metrics.h"
+
+#include "node/mqtt_reason.h"
+
+#include <inttypes.h>
+
+#define GAUGE "gauge"
+#define COUNTER "counter"
+
+static void write_head(struct buf *out, const char *name, const char *type, const char *help)
+{
+	buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void write_single(const struct metrics_source *s, struct buf *out)
+{
+#define METRIC(name, TYPE, help, value)     \
+	write_head(out, #name, TYPE, help); \
+	buf_printf(out, #name " %" PRIu64 "\n", (uint64_t)(value));
+#include "node/metrics.def"
+#undef METRIC
+}
+
+/* One counter per MQTT 5 reason code; those that never occurred are left out. */
+static void write_reasons(struct buf *out, const char *name, const char *help,
+                          const uint64_t counts[256])
+{
+	write_head(out, name, COUNTER, help);
+	for (unsigned i = 0; i < 256; i++) {
+		if (counts[i])
+			buf_printf(out, "%s{code=\"0x%02x\",reason=\"%s\"} %" PRIu64 "\n", name, i,
+			           mqtt_reason_text((uint8_t)i), counts[i]);
+	}
+}
+
+static void write_tokens(struct buf *out, const struct mqtt_stats *m)
+{
+	static const char name[] = "leat_token_refused_total";
+
+	write_head(out, name, COUNTER, "tokens refused, by what was wrong");
+	for (unsigned i = 0; i < TOKEN_REFUSAL_COUNT; i++) {
+		if (m->token_refused[i])
+			buf_printf(out, "%s{why=\"%s\"} %" PRIu64 "\n", name,
+			           token_refusal_name((enum token_refusal)i), m->token_refused[i]);
+	}
+}
+
+static void write_publishes(struct buf *out, const struct mqtt_stats *m)
+{
+	static const char name[] = "leat_publishes_total";
+
+	write_head(out, name, COUNTER, "publishes taken in, by QoS");
+	for (unsigned qos = 0; qos < 2; qos++)
+		buf_printf(out, "%s{qos=\"%u\"} %" PRIu64 "\n", name, qos, m->publishes[qos]);
+}
+
+static void write_latency(struct buf *out, const struct mqtt_stats *m)
+{
+	static const char name[] = "leat_puback_seconds";
+	uint64_t total = 0;
+
+	write_head(out, name, "histogram", "from reading a PUBLISH to writing its PUBACK");
+	for (unsigned i = 0; i < MQTT_LATENCY_BUCKETS; i++) {
+		uint64_t bound_us = mqtt_latency_bound_us(i);
+
+		total += m->latency[i];
+		if (bound_us == UINT64_MAX)
+			buf_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, total);
+		else
+			buf_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name,
+			           (double)bound_us / 1e6, total);
+	}
+	buf_printf(out, "%s_sum %g\n%s_count %" PRIu64 "\n", name, (double)m->latency_sum_us / 1e6,
+	           name, total);
+}
+
+static void write_session(struct buf *out, const struct metrics_source *s)
+{
+	char hex[ID128_HEX];
+
+	write_head(out, "leat_node_session", GAUGE, "this life of the node: the label is its id");
+	if (id128_is_zero(&s->session_id))
+		return;
+	id128_hex(&s->session_id, hex);
+	buf_printf(out, "leat_node_session{session=\"%s\"} 1\n", hex);
+}
+
+void metrics_write(const struct metrics_source *s, struct buf *out)
+{
+	write_single(s, out);
+	write_session(out, s);
+	write_publishes(out, s->mqtt);
+	write_latency(out, s->mqtt);
+	write_tokens(out, s->mqtt);
+	write_reasons(out, "leat_connect_refused_total",
+	              "CONNECT packets refused, by CONNACK reason", s->mqtt->connect_refused);
+	write_reasons(out, "leat_publish_refused_total", "publishes refused, by PUBACK reason",
+	              s->mqtt->publish_refused);
+	write_reasons(out, "leat_disconnects_total", "connections ended by the server, by reason",
+	              s->mqtt->disconnects);
+}

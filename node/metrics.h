@@ -1,0 +1,31 @@
+/* metrics: what /metrics says, in Prometheus text format. The single values are rows of
+ * metrics.def. Loop thread only. */
+#ifndef LEAT_NODE_METRICS_H
+#define LEAT_NODE_METRICS_H
+
+#include "base/buf.h"
+#include "base/id128.h"
+#include "node/dispatch.h"
+#include "node/mqtt.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Where the numbers come from, gathered for one page. */
+struct metrics_source {
+	bool ready;
+	uint64_t generation;
+	struct id128 session_id; /* zero = none yet */
+	size_t tenants;
+	size_t connections;
+	size_t handshakes;
+	size_t append_pending;
+	int64_t certificate_expires_s;
+	const struct mqtt_stats *mqtt;
+	struct dispatch_stats dispatch;
+};
+
+void metrics_write(const struct metrics_source *s, struct buf *out);
+
+#endif

@@ -1,0 +1,448 @@
+#include "node/node.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "node/admin.h"
+#include "node/appender.h"
+#include "node/backend.h"
+#include "node/conn.h"
+#include "node/dispatch.h"
+#include "node/listener.h"
+#include "node/loop.h"
+#include "node/metrics.h"
+#include "node/mqtt.h"
+#include "node/tls.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { DRAIN_TICK_MS = 5 };
+
+enum node_state {
+	NODE_STARTING, /* waits for the database, its schema and tenants, the node session */
+	NODE_SERVING,
+	NODE_DRAINING,
+};
+
+struct node {
+	const struct node_config *config;
+	enum node_state state;
+	int status; /* the exit status */
+
+	struct loop *loop;
+	struct admin *admin; /* NULL = not asked for */
+	struct tls_server *tls;
+	struct conn_table *conns;
+	struct registry *registry;
+	struct backend *backend;
+
+	struct bus *bus; /* this and the next three: NULL until the backend is open */
+	struct dispatch *dispatch;
+	struct appender *appender;
+	struct mqtt *mqtt;
+
+	struct listener *listener;
+	struct listener *insecure;
+
+	struct loop_timer *drain_timer;
+	size_t drain_step;
+	uint64_t drain_deadline_ms;
+	bool cursors_drained;
+	bool bus_stopped;
+};
+
+static void fail(struct node *n, const char *text)
+{
+	log_error("node", "%s", text);
+	n->status = 1;
+	loop_stop(n->loop);
+}
+
+/* ---- listeners ----------------------------------------------------------------------------------
+ */
+
+static bool is_set(const struct addr *a)
+{
+	return a->host[0] || a->port;
+}
+
+static struct listener *listen_on(struct node *n, const char *name, const struct addr *addr,
+                                  struct tls_server *tls, const char *tenant, struct err *e)
+{
+	char text[ADDR_TEXT];
+	struct listener_options o = {
+	        .name = name,
+	        .addr = addr_text(addr, text),
+	        .tls = tls,
+	        .ops = mqtt_conn_ops(),
+	        .arg = mqtt_listener_arg(n->mqtt, tenant),
+	};
+
+	return listener_new(n->loop, n->conns, &o, e);
+}
+
+static void serve(struct node *n)
+{
+	const struct node_config *c = n->config;
+	struct node_ports ports = {0};
+	struct err e;
+
+	if (n->tls && !(n->listener = listen_on(n, "mqtt", &c->mqtt, n->tls, NULL, &e))) {
+		fail(n, e.text);
+		return;
+	}
+	if (is_set(&c->insecure) && !(n->insecure = listen_on(n, "insecure-mqtt", &c->insecure,
+	                                                      NULL, c->insecure_tenant, &e))) {
+		fail(n, e.text);
+		return;
+	}
+	n->state = NODE_SERVING;
+	ports.mqtt = n->listener ? listener_port(n->listener) : 0;
+	ports.insecure = n->insecure ? listener_port(n->insecure) : 0;
+	ports.admin = n->admin ? admin_port(n->admin) : 0;
+	log_info("node",
+	         "backend=%s mqtt_port=%u insecure_port=%u admin_port=%u tenants=%zu serving",
+	         c->db ? "sql" : "memory", ports.mqtt, ports.insecure, ports.admin,
+	         registry_count(n->registry));
+	if (c->on_serving)
+		c->on_serving(c->arg, &ports);
+}
+
+/* ---- the bus ------------------------------------------------------------------------------------
+ */
+
+static void on_bus_state(void *arg, enum bus_state state)
+{
+	static const char *const names[] = {"down", "up", "ended"};
+	struct node *n = arg;
+
+	log_info("node", "bus=%s generation=%" PRIu64, names[state], n->bus->generation);
+	dispatch_on_state(n->dispatch, state);
+	appender_on_state(n->appender, state);
+	if (state == BUS_ENDED && n->state != NODE_DRAINING)
+		fail(n, "the node session was ended by another node: this one must not go on; "
+		        "start it again");
+	else if (state == BUS_UP && n->state == NODE_STARTING)
+		serve(n);
+}
+
+static void on_stored(void *arg, struct batch *b)
+{
+	struct node *n = arg;
+
+	dispatch_stored(n->dispatch, b);
+}
+
+static void on_answer(void *arg, struct publisher to, enum append_result result, const char *reason)
+{
+	struct node *n = arg;
+
+	mqtt_on_answer(n->mqtt, to, result, reason);
+}
+
+static void on_room(void *arg, uint64_t conn_id)
+{
+	struct node *n = arg;
+
+	mqtt_on_room(n->mqtt, conn_id);
+}
+
+static void on_backend_open(void *arg, struct bus *bus)
+{
+	struct node *n = arg;
+	const struct node_config *c = n->config;
+	struct appender_events events = {
+	        .on_answer = on_answer, .on_room = on_room, .on_stored = on_stored, .arg = n};
+	struct dispatch_settings dispatch = {.cache_bytes = c->cache_bytes};
+	struct mqtt_settings mqtt = {
+	        .loop = n->loop,
+	        .conns = n->conns,
+	        .registry = n->registry,
+	        .token = TOKEN_SETTINGS_DEFAULT,
+	        .max_packet = c->max_packet,
+	        .session_expiry_max_s = c->session_expiry_max_s,
+	};
+
+	n->bus = bus;
+	bus->events.on_state = on_bus_state;
+	bus->events.arg = n;
+	n->dispatch = dispatch_new(n->loop, bus, &dispatch);
+	n->appender = appender_new(n->loop, bus, &events);
+	if (c->audience)
+		mqtt.token.audience = c->audience;
+	mqtt.dispatch = n->dispatch;
+	mqtt.appender = n->appender;
+	n->mqtt = mqtt_new(&mqtt);
+	if (bus->state == BUS_UP)
+		on_bus_state(n, BUS_UP);
+}
+
+static void on_backend_failed(void *arg, const char *text)
+{
+	fail(arg, text);
+}
+
+static void on_registry_change(void *arg, const struct tenant *t, enum registry_change what,
+                               uint64_t key_id)
+{
+	struct node *n = arg;
+
+	if (n->mqtt)
+		mqtt_on_registry_change(n->mqtt, t, what, key_id);
+}
+
+/* ---- the admin listener -------------------------------------------------------------------------
+ */
+
+static const char *why_not_ready(void *arg)
+{
+	const struct node *n = arg;
+
+	if (n->state == NODE_DRAINING)
+		return "shutting down";
+	if (!n->bus)
+		return backend_waits_for(n->backend);
+	if (n->bus->state != BUS_UP)
+		return "waiting for the database";
+	return n->state == NODE_SERVING ? NULL : "starting";
+}
+
+static void write_metrics(void *arg, struct buf *out)
+{
+	static const struct mqtt_stats none;
+	struct node *n = arg;
+	struct metrics_source s = {
+	        .ready = !why_not_ready(n),
+	        .tenants = registry_count(n->registry),
+	        .connections = conn_count(n->conns),
+	        .handshakes = conn_handshakes(n->conns),
+	        .certificate_expires_s = n->tls ? tls_server_expires(n->tls) : 0,
+	        .mqtt = &none,
+	};
+
+	if (n->bus) {
+		s.generation = n->bus->generation;
+		s.session_id = n->bus->session_id;
+		s.append_pending = appender_pending(n->appender);
+		s.mqtt = mqtt_get_stats(n->mqtt);
+		dispatch_get_stats(n->dispatch, &s.dispatch);
+	}
+	metrics_write(&s, out);
+}
+
+/* ---- draining: each step has its time, so the whole has one too
+ * ---------------------------------- */
+
+static void enter_publishes(struct node *n)
+{
+	if (n->listener)
+		listener_stop(n->listener);
+	if (n->insecure)
+		listener_stop(n->insecure);
+	mqtt_stop_publishing(n->mqtt);
+}
+
+static bool done_publishes(const struct node *n)
+{
+	return appender_pending(n->appender) == 0;
+}
+
+static void enter_clients(struct node *n)
+{
+	mqtt_disconnect_all(n->mqtt);
+}
+
+static bool done_clients(const struct node *n)
+{
+	return conn_count(n->conns) == 0;
+}
+
+static void on_cursors_drained(void *arg)
+{
+	struct node *n = arg;
+
+	n->cursors_drained = true;
+}
+
+static void enter_cursors(struct node *n)
+{
+	dispatch_drain(n->dispatch, on_cursors_drained, n);
+}
+
+static bool done_cursors(const struct node *n)
+{
+	return n->cursors_drained;
+}
+
+static void on_bus_stopped(void *arg)
+{
+	struct node *n = arg;
+
+	n->bus_stopped = true;
+}
+
+static void enter_session(struct node *n)
+{
+	n->bus->ops->stop(n->bus, on_bus_stopped, n);
+}
+
+static bool done_session(const struct node *n)
+{
+	return n->bus_stopped;
+}
+
+static const struct drain_step {
+	const char *name;
+	uint64_t limit_ms;
+	void (*enter)(struct node *n);
+	bool (*done)(const struct node *n);
+} drain_steps[] = {
+        {"publishes", 10000, enter_publishes, done_publishes}, /* what was taken in is answered */
+        {"clients", 3000, enter_clients, done_clients},        /* DISCONNECT has left */
+        {"cursors", 3000, enter_cursors, done_cursors},        /* others may take over at once */
+        {"session", 3000, enter_session, done_session},
+};
+
+enum { DRAIN_STEPS = sizeof drain_steps / sizeof drain_steps[0] };
+
+static void drain_enter(struct node *n)
+{
+	const struct drain_step *step = &drain_steps[n->drain_step];
+
+	log_info("node", "drain=%s limit_ms=%" PRIu64, step->name, step->limit_ms);
+	n->drain_deadline_ms = clock_now_ms() + step->limit_ms;
+	step->enter(n);
+}
+
+static void on_drain_tick(void *arg)
+{
+	struct node *n = arg;
+	const struct drain_step *step = &drain_steps[n->drain_step];
+	bool late = clock_now_ms() >= n->drain_deadline_ms;
+
+	if (!step->done(n) && !late)
+		return;
+	if (!step->done(n))
+		log_warn("node", "drain=%s not done within %" PRIu64 " ms", step->name,
+		         step->limit_ms);
+	if (++n->drain_step < DRAIN_STEPS)
+		drain_enter(n);
+	else
+		loop_stop(n->loop);
+}
+
+static void on_stop_signal(void *arg)
+{
+	struct node *n = arg;
+
+	if (n->state == NODE_DRAINING) {
+		log_warn("node", "a second signal: ending at once");
+		_exit(1);
+	}
+	log_info("node", "signal received, shutting down");
+	n->state = NODE_DRAINING;
+	if (!n->bus) {
+		loop_stop(n->loop);
+		return;
+	}
+	drain_enter(n);
+	n->drain_timer = loop_every(n->loop, DRAIN_TICK_MS, on_drain_tick, n);
+}
+
+static void on_reload_signal(void *arg)
+{
+	struct node *n = arg;
+	struct err e;
+
+	if (!n->tls)
+		return;
+	if (tls_server_reload(n->tls, &e) < 0)
+		log_error("node", "certificates not reloaded, the old ones stay: %s", e.text);
+	else
+		log_info("node", "expires_s=%" PRId64 " certificates reloaded",
+		         tls_server_expires(n->tls));
+}
+
+/* ---- the map ------------------------------------------------------------------------------------
+ */
+
+static int check_config(const struct node_config *c, struct err *e)
+{
+	if (is_set(&c->insecure) && !addr_is_loopback(&c->insecure))
+		return err_set(e, 0,
+		               "--insecure-mqtt is for loopback addresses only (127.0.0.1:PORT): "
+		               "it knows no TLS and no tokens");
+	if (is_set(&c->insecure) && !c->insecure_tenant)
+		return err_set(e, 0, "--insecure-mqtt needs --insecure-tenant NAME");
+	if (is_set(&c->mqtt) && !(c->cert_file && c->key_file))
+		return err_set(e, 0, "--mqtt needs --cert FILE and --key FILE");
+	if (!is_set(&c->mqtt) && !is_set(&c->insecure))
+		return err_set(e, 0, "nothing to listen on: --mqtt ADDR");
+	return 0;
+}
+
+static int node_init(struct node *n, struct err *e)
+{
+	const struct node_config *c = n->config;
+	struct tls_server_options tls = {
+	        .cert_file = c->cert_file, .key_file = c->key_file, .alpn = "mqtt"};
+	struct admin_events admin = {
+	        .why_not_ready = why_not_ready, .write_metrics = write_metrics, .arg = n};
+	struct backend_events backend = {
+	        .on_open = on_backend_open, .on_failed = on_backend_failed, .arg = n};
+
+	if (check_config(c, e) < 0)
+		return -1;
+	n->loop = loop_new();
+	n->conns = conn_table_new(n->loop);
+	n->registry = registry_new(on_registry_change, n);
+	if (is_set(&c->mqtt) && !(n->tls = tls_server_new(&tls, e)))
+		return -1;
+	if (!(n->backend = backend_new(n->loop, c, n->registry, &backend, e)))
+		return -1;
+	if (is_set(&c->admin) && !(n->admin = admin_new(n->loop, &c->admin, &admin, e)))
+		return -1;
+	loop_on_signal(n->loop, SIGTERM, on_stop_signal, n);
+	loop_on_signal(n->loop, SIGINT, on_stop_signal, n);
+	loop_on_signal(n->loop, SIGHUP, on_reload_signal, n);
+	return 0;
+}
+
+/* In reverse, but for the backend: freeing it answers what is under way, so dispatch and appender
+ * must still be there. */
+static void node_release(struct node *n)
+{
+	if (!n->loop)
+		return;
+	loop_timer_free(n->drain_timer);
+	admin_free(n->admin);
+	listener_free(n->insecure);
+	listener_free(n->listener);
+	conn_table_free(n->conns);
+	backend_free(n->backend);
+	mqtt_free(n->mqtt);
+	appender_free(n->appender);
+	dispatch_free(n->dispatch);
+	registry_free(n->registry);
+	tls_server_free(n->tls);
+	loop_free(n->loop);
+}
+
+int node_run(const struct node_config *config)
+{
+	struct node n = {.config = config};
+	struct err e;
+
+	if (node_init(&n, &e) < 0) {
+		log_error("node", "%s", e.text);
+		n.status = 1;
+	} else {
+		loop_run(n.loop);
+		log_info("node", "status=%d stopped", n.status);
+	}
+	node_release(&n);
+	return n.status;
+}

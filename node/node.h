@@ -1,0 +1,55 @@
+/* node: one process of the bus: everything put together and run on one event loop until a signal or
+ * the end of its node session. `leat node` and `leat dev` are this with different settings. node.c
+ * is the map: made top-down, run, freed in reverse.
+ *
+ * SIGTERM, SIGINT: drain (see node.c) and end with 0; a second one ends at once. SIGHUP:
+ * certificates are read again. */
+#ifndef LEAT_NODE_NODE_H
+#define LEAT_NODE_NODE_H
+
+#include "node/addr.h"
+#include "tenancy/registry.h"
+#include "tenancy/tenant.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct node_ports {
+	uint16_t mqtt;     /* 0 = not served */
+	uint16_t insecure; /* likewise */
+	uint16_t admin;
+};
+
+/* Borrowed for the life of the node. An address with host "" and port 0 is not listened on. */
+struct node_config {
+	const char *name; /* for people, of the node session */
+
+	/* the backend: a database, or memory with these tenants and keys */
+	const char *db; /* DSN; NULL = memory */
+	bool accept_data_loss;
+	const struct tenant *tenants;
+	size_t tenant_count;
+	const struct registry_key_row *keys;
+	size_t key_count;
+	size_t memory_bytes; /* retention of the memory backend, per partition */
+
+	const char *cert_file; /* of the TLS listener; PEM */
+	const char *key_file;
+	struct addr mqtt;
+	struct addr admin;
+	struct addr insecure;        /* plaintext without tokens: loopback only */
+	const char *insecure_tenant; /* whom its clients are */
+
+	const char *audience;          /* what tokens must be made for */
+	uint32_t max_packet;           /* bytes of an MQTT packet */
+	uint32_t session_expiry_max_s; /* longest life of an offline session */
+	size_t cache_bytes;            /* batches kept for delivery */
+
+	void (*on_serving)(void *arg, const struct node_ports *ports); /* once; may be NULL */
+	void *arg;
+};
+
+int node_run(const struct node_config *config); /* the exit status; what was wrong is logged */
+
+#endif
