@@ -14,9 +14,9 @@
 struct dispatch;
 
 struct dispatch_settings {
-	size_t cache_bytes;        /* budget for tails and catch-up reads, all partitions; 0 = 64 MiB */
-	uint32_t commit_every_ms;  /* cursor commits while there is something to commit; 0 = 5 */
-	uint32_t linger_ms;        /* an offline durable session stays in memory this long; 0 = 30 s */
+	size_t cache_bytes; /* budget for tails and catch-up reads, all partitions; 0 = 64 MiB */
+	uint32_t commit_every_ms; /* cursor commits while there is something to commit; 0 = 5 */
+	uint32_t linger_ms; /* an offline durable session stays in memory this long; 0 = 30 s */
 };
 
 /* Numbers for /metrics and tests. */
@@ -33,7 +33,7 @@ struct dispatch_stats {
 };
 
 struct dispatch *dispatch_new(struct loop *loop, struct bus *bus,
-			      const struct dispatch_settings *settings);
+                              const struct dispatch_settings *settings);
 void dispatch_free(struct dispatch *d);
 
 void dispatch_stored(struct dispatch *d, struct batch *b); /* appender's on_stored */

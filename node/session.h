@@ -1,8 +1,8 @@
-/* session: what MQTT keeps for one client id of one (tenant, subject), with or without a connection:
- * its subscriptions, its in-flight deliveries and their packet ids. Protocol code (node/mqtt.c)
- * attaches a connection to it; dispatch delivers through it. A clean session lives in memory and ends with
- * its connection; a session with an expiry is a durable subscription in the database that this node
- * owns while the client is here. Loop thread only.
+/* session: what MQTT keeps for one client id of one (tenant, subject), with or without a
+ * connection: its subscriptions, its in-flight deliveries and their packet ids. Protocol code
+ * (node/mqtt.c) attaches a connection to it; dispatch delivers through it. A clean session lives in
+ * memory and ends with its connection; a session with an expiry is a durable subscription in the
+ * database that this node owns while the client is here. Loop thread only.
  *
  * Everything that may need the database answers through a callback, never before the call returned;
  * the callback names the connection by id, as it may be gone (then it is not called at all). */
@@ -22,12 +22,14 @@ struct session;
 struct dispatch; /* node/dispatch.h: owns the sessions */
 
 enum {
-	SESSION_RECEIVE_MAX = 1024, /* most deliveries in flight to one client, whatever it allows */
-	SESSION_FILTERS_MAX = 100,  /* filters of one session */
+	SESSION_RECEIVE_MAX =
+	        1024,              /* most deliveries in flight to one client, whatever it allows */
+	SESSION_FILTERS_MAX = 100, /* filters of one session */
 	SESSION_FOREVER = UINT32_MAX, /* expiry: never */
 };
 
-/* ---- the connection's side ---------------------------------------------------------------------- */
+/* ---- the connection's side ----------------------------------------------------------------------
+ */
 
 /* One PUBLISH to send. Everything is borrowed for the call; keep `owner` with batch_ref() if the
  * payload is to be referenced instead of copied. */
@@ -40,20 +42,21 @@ struct outgoing {
 	bool retain;        /* Retain As Published kept it (later); else false */
 	const uint32_t *subscription_ids;
 	size_t n_subscription_ids;
-	uint32_t expiry_s;  /* remaining lifetime in seconds, rounded up; 0 = none */
+	uint32_t expiry_s; /* remaining lifetime in seconds, rounded up; 0 = none */
 };
 
 /* What a session asks of the connection it is attached to. `conn` is the attach argument. */
 struct session_conn_ops {
-	bool (*can_send)(void *conn);                            /* output below high water? */
-	void (*send)(void *conn, const struct outgoing *out);    /* queue one PUBLISH */
-	/* The session was taken over by a newer connection, or lost to another node, or its tenant's
-	 * data went away: send DISCONNECT with this MQTT 5 reason code and close. The session has
-	 * already let go of the connection. */
+	bool (*can_send)(void *conn);                         /* output below high water? */
+	void (*send)(void *conn, const struct outgoing *out); /* queue one PUBLISH */
+	/* The session was taken over by a newer connection, or lost to another node, or its
+	 * tenant's data went away: send DISCONNECT with this MQTT 5 reason code and close. The
+	 * session has already let go of the connection. */
 	void (*kick)(void *conn, uint8_t reason, const char *text);
 };
 
-/* ---- opening ------------------------------------------------------------------------------------ */
+/* ---- opening ------------------------------------------------------------------------------------
+ */
 
 struct session_open {
 	const struct tenant *tenant;
@@ -83,7 +86,8 @@ void session_open_cancel(struct dispatch *d, uint64_t conn_id);
 struct slice session_client_id(const struct session *s);
 uint32_t session_expiry(const struct session *s);
 
-/* ---- subscribing -------------------------------------------------------------------------------- */
+/* ---- subscribing --------------------------------------------------------------------------------
+ */
 
 enum session_start_at {
 	SESSION_START_NEW,      /* what is published after the SUBSCRIBE */
@@ -93,24 +97,27 @@ enum session_start_at {
 };
 
 struct session_filter {
-	struct slice filter;  /* as the client sent it: plain or $share/NAME/FILTER; authorised already */
-	uint8_t qos;          /* granted: 0 or 1 */
+	struct slice
+	        filter; /* as the client sent it: plain or $share/NAME/FILTER; authorised already */
+	uint8_t qos;    /* granted: 0 or 1 */
 	bool no_local;
 	bool retain_as_published;
 	uint8_t retain_handling;
 	uint32_t subscription_id; /* 0 = none */
-	uint8_t reason;       /* out: SUBACK code (granted QoS or >= 0x80) */
+	uint8_t reason;           /* out: SUBACK code (granted QoS or >= 0x80) */
 };
 
 struct session_subscribe {
-	struct session_filter *filters; /* copied; entries whose reason is already >= 0x80 are skipped */
+	struct session_filter
+	        *filters; /* copied; entries whose reason is already >= 0x80 are skipped */
 	size_t n;
-	enum session_start_at start;    /* only where it creates the position: a session's first
-					 * SUBSCRIBE, a shared subscription that is new */
+	enum session_start_at start; /* only where it creates the position: a session's first
+	                              * SUBSCRIBE, a shared subscription that is new */
 	uint64_t start_value;
 	uint16_t packet_id;
 	/* reasons[n] in request order; text NULL or why something failed. */
-	void (*done)(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n, const char *text);
+	void (*done)(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n,
+	             const char *text);
 };
 
 void session_subscribe(struct session *s, const struct session_subscribe *req);
@@ -120,15 +127,18 @@ struct session_unsubscribe {
 	size_t n;
 	uint16_t packet_id;
 	/* reasons: 0x00 done, 0x11 no subscription existed, >= 0x80 failed */
-	void (*done)(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n, const char *text);
+	void (*done)(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n,
+	             const char *text);
 };
 
 void session_unsubscribe(struct session *s, const struct session_unsubscribe *req);
 
 /* Walk the stored filters (CONNECT authorises them again); fn returns false to drop one. */
-void session_filters_check(struct session *s, bool (*fn)(void *arg, struct slice filter), void *arg);
+void session_filters_check(struct session *s, bool (*fn)(void *arg, struct slice filter),
+                           void *arg);
 
-/* ---- delivering --------------------------------------------------------------------------------- */
+/* ---- delivering ---------------------------------------------------------------------------------
+ */
 
 /* PUBACK from the client. False when no such packet id is in flight (answer nothing, it is legal
  * after a generation change; MQTT asks for no error). reason >= 0x80 counts as done for plain and

@@ -1,0 +1,115 @@
+/* feed: one subscription's place in one partition: which events were matched and are waiting, sent
+ * or done, and therefore what its cursor says. Pure bookkeeping: no bus, no connection. Entries are
+ * in sequence order; everything below the first that is not done, and everything between entries,
+ * is done (it was acknowledged, or never matched). Embedded in a subscription. Loop thread only. */
+#ifndef LEAT_NODE_FEED_H
+#define LEAT_NODE_FEED_H
+
+#include "base/buf.h"
+#include "cluster/ranges.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+	FEED_MAX = 4096,       /* entries: matched and not yet below the cursor */
+	FEED_RESUME_AT = 2048, /* a feed that was full takes more again below this */
+};
+
+enum feed_state {
+	FEED_READY, /* matched, waits for a consumer */
+	FEED_SENT,  /* in flight to `holder` under packet_id */
+	FEED_DONE,  /* settled, but something before it is not */
+};
+
+struct feed_entry {
+	uint64_t seq;
+	uint64_t stamp;     /* SENT, or READY again: the batch's fingerprint when it was sent */
+	void *holder;       /* SENT: the session; READY with a packet_id: whose packet id it is */
+	uint16_t packet_id; /* 0 = none; READY with one is sent again with DUP */
+	uint8_t state;      /* enum feed_state */
+};
+
+/* What a new sequence number is to a feed that starts again from its cursor. */
+enum feed_known {
+	FEED_NEW,  /* deliver it */
+	FEED_OLD,  /* done ahead of the cursor: skip it */
+	FEED_HELD, /* was in flight: it is back in the feed as it was */
+};
+
+struct feed {
+	struct feed_entry *ring;
+	size_t cap;   /* a power of two, or 0 */
+	size_t first; /* index of the oldest entry */
+	size_t count;
+	size_t n_ready;
+	size_t ready_from; /* no entry before this offset from `first` is READY */
+
+	uint64_t next_seq; /* lagging: first sequence number not matched yet */
+	bool live;         /* matched up to the partition's head; next_seq is then not used */
+	bool blocked;      /* was full: wait for FEED_RESUME_AT */
+
+	/* after feed_suspend or a claim, until next_seq has passed them */
+	struct ranges ahead;     /* done ahead of the cursor */
+	struct feed_entry *held; /* in flight when it was suspended, ascending */
+	size_t n_held;
+
+	/* durable: the row in `cursors` as last committed */
+	uint64_t commit_no;
+	uint64_t committed_through;
+	bool dirty;      /* on the commit list */
+	bool committing; /* one write in flight per cursor */
+};
+
+void feed_release(struct feed *f);
+
+/* Begin at a cursor: everything through acked_through is done, and what `ahead` encodes. */
+void feed_begin(struct feed *f, uint64_t acked_through, struct slice ahead);
+
+static inline bool feed_full(const struct feed *f)
+{
+	return f->count >= FEED_MAX;
+}
+
+static inline bool feed_has_room(struct feed *f)
+{
+	if (f->blocked && f->count < FEED_RESUME_AT)
+		f->blocked = false;
+	return !f->blocked && !feed_full(f);
+}
+
+/* Append an entry; seq is above all others and the feed is not full. */
+struct feed_entry *feed_push(struct feed *f, uint64_t seq, enum feed_state state);
+struct feed_entry *feed_next_ready(struct feed *f); /* the lowest READY, or NULL */
+struct feed_entry *feed_find(struct feed *f, uint64_t seq);
+void feed_set(struct feed *f, struct feed_entry *e, enum feed_state state); /* not to DONE */
+void feed_done(struct feed *f, struct feed_entry *e); /* e may be gone after this */
+
+/* The packet id's event is done though the feed has not come by it again since it was suspended.
+ * False when it is not held either. */
+bool feed_done_held(struct feed *f, uint64_t seq);
+
+/* Ask before matching seq in a feed that has `ahead` or `held`; stamp identifies the batch. A held
+ * entry with another stamp is another event: *stale is set to it and seq is NEW. */
+enum feed_known feed_recall(struct feed *f, uint64_t seq, uint64_t stamp, struct feed_entry *stale);
+static inline bool feed_recalls(const struct feed *f)
+{
+	return f->ahead.n || f->n_held;
+}
+
+/* The cursor, given that matching got as far as matched_through. */
+uint64_t feed_acked_through(const struct feed *f, uint64_t matched_through);
+/* Encode what is done ahead of it; at most max_bytes. */
+void feed_encode_ahead(const struct feed *f, uint64_t matched_through, size_t max_bytes,
+                       struct buf *out);
+
+/* A new generation, or the consumer went: forget the entries but for what is known (cursor, done
+ * ahead, in flight); matching starts again behind the cursor. */
+void feed_suspend(struct feed *f, uint64_t matched_through);
+
+/* Walk the entries in flight to holder; fn may change packet_id and state through feed_set. */
+void feed_each_held_by(struct feed *f, const void *holder, void (*fn)(void *, struct feed_entry *),
+                       void *arg);
+
+#endif
