@@ -95,10 +95,22 @@ enum jws_alg jws_key_alg(const struct jws_key *k)
 	return k->alg;
 }
 
+static bool is_pem(struct slice s)
+{
+	static const char begin[] = "-----BEGIN ";
+
+	return s.n && memmem(s.p, s.n, begin, sizeof begin - 1);
+}
+
 static struct jws_key *secret_key(struct slice secret, struct err *e)
 {
 	struct jws_key *k;
 
+	/* a public key taken for a secret is a secret everybody knows */
+	if (is_pem(secret)) {
+		err_set(e, 0, "HS256 needs a raw secret; this is a PEM file");
+		return NULL;
+	}
 	if (secret.n < JWS_SECRET_MIN || secret.n > JWS_SECRET_MAX) {
 		err_set(e, 0, "an HS256 secret has %d to %d bytes; this one has %zu",
 		        JWS_SECRET_MIN, JWS_SECRET_MAX, secret.n);
@@ -150,6 +162,28 @@ static EVP_PKEY *read_pem(struct slice pem, bool want_private)
 	BIO_free(bio);
 	ERR_clear_error();
 	return pkey;
+}
+
+int jws_alg_guess(struct slice material, enum jws_alg *out, struct err *e)
+{
+	EVP_PKEY *pkey = NULL;
+	int found = -1;
+
+	*out = JWS_HS256;
+	if (!is_pem(material))
+		return 0;
+	if (material.n <= JWS_MATERIAL_MAX && !(pkey = read_pem(material, true)))
+		pkey = read_pem(material, false);
+	for (int i = 0; pkey && found < 0 && i < JWS_ALG_COUNT; i++) {
+		if (algs[i].key_type && EVP_PKEY_is_a(pkey, algs[i].key_type))
+			found = i;
+	}
+	EVP_PKEY_free(pkey);
+	if (found < 0)
+		return err_set(e, 0,
+		               "this PEM file has no RSA, EC or Ed25519 key, or a passphrase");
+	*out = (enum jws_alg)found;
+	return 0;
 }
 
 static struct jws_key *pem_key(enum jws_alg alg, struct slice pem, bool want_private, struct err *e)

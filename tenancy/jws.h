@@ -43,6 +43,10 @@ extern const char jws_alg_list[];                        /* "HS256, RS256 …", 
  * business on a server that only verifies. NULL on error; the material is never quoted. */
 struct jws_key *jws_key_public(enum jws_alg alg, struct slice material, struct err *e);
 
+/* The algorithm a file's bytes are meant for: by the PEM's kind of key (RS256 for RSA), HS256 for
+ * anything that is not PEM. -1: PEM that cannot be read. */
+int jws_alg_guess(struct slice material, enum jws_alg *out, struct err *e);
+
 /* A key to sign with (and verify): a raw secret, or a private key in PEM without a passphrase. */
 struct jws_key *jws_key_private(enum jws_alg alg, struct slice material, struct err *e);
 

@@ -166,6 +166,7 @@ static void test_jws_keys_refused(void **state)
 	} rows[] = {
 	        {JWS_HS256, "", "this one has 0"},
 	        {JWS_HS256, "0123456789abcdef0123456789abcde", "32 to 1024 bytes; this one has 31"},
+	        {JWS_HS256, key_rsa_public, "HS256 needs a raw secret; this is a PEM file"},
 	        {JWS_RS256, key_rsa1024_public, "2048 to 8192 bits; this one has 1024"},
 	        {JWS_PS256, key_rsa1024_public, "2048 to 8192 bits; this one has 1024"},
 	        {JWS_RS256, key_ec_public, "RS256 needs an RSA key"},
@@ -202,6 +203,27 @@ static void test_jws_alg_names_are_exact(void **state)
 		assert_int_equal(jws_alg_parse(slice_str(jws_alg_name((enum jws_alg)i)), &alg), 0);
 		assert_int_equal(alg, i);
 		assert_non_null(strstr(jws_alg_list, jws_alg_name(alg)));
+	}
+}
+
+static void test_jws_alg_guess(void **state)
+{
+	static const struct {
+		const char *material;
+		int alg; /* -1: none */
+	} rows[] = {
+	        {key_secret, JWS_HS256},         {key_rsa_private, JWS_RS256},
+	        {key_rsa_public, JWS_RS256},     {key_ec_private, JWS_ES256},
+	        {key_ec_public, JWS_ES256},      {key_ed_private, JWS_EDDSA},
+	        {"-----BEGIN NOTHING-----", -1},
+	};
+	(void)state;
+
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		enum jws_alg alg;
+		int rc = jws_alg_guess(slice_str(rows[i].material), &alg, NULL);
+
+		assert_int_equal(rc < 0 ? -1 : (int)alg, rows[i].alg);
 	}
 }
 
@@ -260,6 +282,7 @@ int main(void)
 	        cmocka_unit_test(test_jws_algorithms_do_not_mix),
 	        cmocka_unit_test(test_jws_keys_refused),
 	        cmocka_unit_test(test_jws_alg_names_are_exact),
+	        cmocka_unit_test(test_jws_alg_guess),
 	        cmocka_unit_test(test_jws_round_trip),
 	};
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include <cmocka.h>
+#include <openssl/hmac.h>
 
 #define NOW UINT64_C(1800000000) /* 2027-01-15T08:00:00Z */
 #define UNVERIFIED_TEXT \
@@ -288,16 +289,19 @@ static void refuse_and_release(const char *name, struct buf *token)
 static void test_token_algorithm_confusion(void **state)
 {
 	struct buf token = {0};
-	struct jws_key *pem_as_secret = jws_key_private(JWS_HS256, slice_str(key_rsa_public), NULL);
-	struct buf h = {0};
+	uint8_t mac[32];
 	struct token_answer a;
 	struct claims c;
 	(void)state;
 
 	/* the one libjwt 1.10 accepts: HS256, keyed with the public key of an RS256 row */
-	buf_append_str(&h, "{\"alg\":\"HS256\",\"kid\":\"k-RS256\"}");
-	assert_int_equal(token_sign(pem_as_secret, buf_slice(&h), slice_str(GOOD), &token, NULL),
-	                 0);
+	base64url_encode(slice_str("{\"alg\":\"HS256\",\"kid\":\"k-RS256\"}"), &token);
+	buf_u8(&token, '.');
+	base64url_encode(slice_str(GOOD), &token);
+	HMAC(EVP_sha256(), key_rsa_public, sizeof key_rsa_public - 1, (uint8_t *)token.data,
+	     token.len, mac, NULL);
+	buf_u8(&token, '.');
+	base64url_encode(slice(mac, sizeof mac), &token);
 	assert_int_equal(verify(buf_slice(&token), &c, &a), -1);
 	assert_string_equal(a.detail, "algorithm HS256 is not the key's RS256");
 	refuse_and_release("HS256 with the public key", &token);
@@ -313,8 +317,6 @@ static void test_token_algorithm_confusion(void **state)
 	sign(JWS_ES256, "{\"alg\":\"EdDSA\",\"kid\":\"k-EdDSA\"}", GOOD, &token);
 	refuse_and_release("ES256 signature called EdDSA", &token);
 	buf_release(&token);
-	buf_release(&h);
-	jws_key_free(pem_as_secret);
 }
 
 /* Every byte of the token, changed in turn, is refused. */
