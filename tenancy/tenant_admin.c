@@ -1,0 +1,282 @@
+#include "tenancy/tenant_admin.h"
+
+#include "tenancy/registry.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+enum { ROW_COLUMNS = 13, LIMIT_COLUMNS = 8, PARTITIONS_MAX = 64 };
+
+/* ---- transactions ---- */
+
+static int failed(const struct sql_conn *c, enum sql_outcome o, struct err *e)
+{
+	if (o == SQL_UNKNOWN)
+		return err_set(
+		        e, SQL_UNKNOWN,
+		        "the connection was lost at COMMIT: it may be done or not; look first");
+	return err_set(e, (int)o, "%.240s", sql_error(c));
+}
+
+static int refused(struct sql_conn *c, struct err *e, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+
+static int refused(struct sql_conn *c, struct err *e, const char *fmt, ...)
+{
+	char text[200];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	sql_rollback(c);
+	return err_set(e, SQL_FATAL, "%s", text);
+}
+
+static int fail_tx(struct sql_conn *c, enum sql_outcome o, struct err *e)
+{
+	failed(c, o, e);
+	sql_rollback(c);
+	return -1;
+}
+
+/* The end of every change. */
+static int finish(struct sql_conn *c, struct err *e)
+{
+	enum sql_outcome o = sql_exec(c, STMT_CHANGES_BUMP, NULL, 0);
+
+	if (o == SQL_OK && sql_affected(c) != 1)
+		return refused(c, e, "change_counter has no row; run leat migrate");
+	if (o == SQL_OK)
+		o = sql_commit(c);
+	return o == SQL_OK ? 0 : fail_tx(c, o, e);
+}
+
+static int end_read(struct sql_conn *c, enum sql_outcome o, struct err *e)
+{
+	if (o != SQL_OK)
+		return fail_tx(c, o, e);
+	sql_rollback(c);
+	return 0;
+}
+
+/* ---- rows ---- */
+
+static void parse_limits(const struct sql_cell *cells, struct tenant_limits *l)
+{
+	l->max_connections = (uint32_t)cells[0].u;
+	l->max_events_per_s = (uint32_t)cells[1].u;
+	l->max_bytes_per_s = cells[2].u;
+	l->max_event_bytes = (uint32_t)cells[3].u;
+	l->max_subscriptions = (uint32_t)cells[4].u;
+	l->max_stored_bytes = cells[5].u;
+	l->max_backlog_events = cells[6].u;
+	l->retention_s = (uint32_t)cells[7].u;
+}
+
+bool tenant_admin_parse_row(const struct sql_cell *cells, unsigned n, struct tenant *out)
+{
+	struct slice name = cells[1].bytes;
+	struct err e;
+
+	*out = (struct tenant){
+	        .id = (uint32_t)cells[0].u,
+	        .state = cells[2].u == TENANT_ACTIVE ? TENANT_ACTIVE : TENANT_SUSPENDED,
+	        .weight = (uint16_t)(cells[3].u ? cells[3].u : 1),
+	        .partitions = (uint16_t)(cells[4].u ? cells[4].u : 1),
+	};
+	if (n != ROW_COLUMNS || tenant_name_check(name, &e) < 0)
+		return false;
+	memcpy(out->name, name.p, name.n);
+	parse_limits(cells + 5, &out->limits);
+	return true;
+}
+
+struct find {
+	struct tenant_admin_row row;
+	bool found;
+};
+
+/* A row of TENANT_FIND: as TENANT_LIST without the name, and when it was made. */
+static int on_found(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	struct find *f = arg;
+	struct tenant *t = &f->row.tenant;
+	struct slice made = cells[n - 1].bytes;
+
+	t->id = (uint32_t)cells[0].u;
+	t->state = (enum tenant_state)cells[1].u;
+	t->weight = (uint16_t)cells[2].u;
+	t->partitions = (uint16_t)cells[3].u;
+	parse_limits(cells + 4, &t->limits);
+	snprintf(f->row.created_at, sizeof f->row.created_at, "%.*s", (int)made.n, made.p);
+	f->found = true;
+	return 0;
+}
+
+/* In the transaction under way: the tenant, not a deleted one unless asked for. */
+static int find_tenant(struct sql_conn *c, struct slice name, bool deleted_too, struct find *f,
+                       struct err *e)
+{
+	struct sql_param p = sql_bytes(name.p, name.n);
+	enum sql_outcome o;
+
+	*f = (struct find){0};
+	if (tenant_name_check(name, e) < 0) {
+		if (e)
+			e->code = SQL_FATAL;
+		return -1;
+	}
+	o = sql_query(c, STMT_TENANT_FIND, &p, 1, on_found, f);
+	if (o != SQL_OK)
+		return fail_tx(c, o, e);
+	if (!f->found || (f->row.tenant.state == TENANT_DELETED && !deleted_too))
+		return refused(c, e, "there is no tenant %.*s", (int)name.n, name.p);
+	memcpy(f->row.tenant.name, name.p, name.n);
+	return 0;
+}
+
+/* ---- tenants ---- */
+
+int tenant_admin_create(struct sql_conn *c, const struct tenant_admin_new *t, uint32_t *id,
+                        struct err *e)
+{
+	struct sql_param row[] = {sql_bytes(t->name.p, t->name.n), sql_u64(t->weight),
+	                          sql_u64(t->partitions)};
+	enum sql_outcome o;
+
+	if (tenant_name_check(t->name, e) < 0)
+		return -1;
+	if (t->weight == 0 || t->partitions == 0 || t->partitions > PARTITIONS_MAX)
+		return err_set(e, SQL_FATAL, "weight must be 1 or more, partitions 1 to %d",
+		               PARTITIONS_MAX);
+	o = sql_exec(c, STMT_TENANT_CREATE, row, 3);
+	if (o == SQL_DUP)
+		return refused(c, e, "tenant name %.*s is taken, or was: names are never reused",
+		               (int)t->name.n, t->name.p);
+	*id = (uint32_t)sql_insert_id(c);
+	for (uint16_t i = 0; o == SQL_OK && i < t->partitions; i++) {
+		struct sql_param head[] = {sql_u64(*id), sql_u64(i)};
+
+		o = sql_exec(c, STMT_HEAD_CREATE, head, 2);
+	}
+	return o == SQL_OK ? finish(c, e) : fail_tx(c, o, e);
+}
+
+int tenant_admin_set_state(struct sql_conn *c, struct slice name, enum tenant_state state,
+                           struct err *e)
+{
+	struct sql_param p[] = {sql_u64(state), sql_bytes(name.p, name.n)};
+	enum sql_outcome o;
+	struct find f;
+
+	if (find_tenant(c, name, false, &f, e) < 0)
+		return -1;
+	o = sql_exec(c, STMT_TENANT_SET_STATE, p, 2);
+	return o == SQL_OK ? finish(c, e) : fail_tx(c, o, e);
+}
+
+int tenant_admin_find(struct sql_conn *c, struct slice name, struct tenant_admin_row *out,
+                      struct err *e)
+{
+	struct find f;
+
+	if (find_tenant(c, name, true, &f, e) < 0)
+		return -1;
+	*out = f.row;
+	return end_read(c, SQL_OK, e);
+}
+
+struct list {
+	void (*on_tenant)(void *arg, const struct tenant *t);
+	void (*on_key)(void *arg, const struct tenant_admin_key *k);
+	void *arg;
+};
+
+static int on_listed(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	const struct list *l = arg;
+	struct tenant t;
+
+	if (tenant_admin_parse_row(cells, n, &t))
+		l->on_tenant(l->arg, &t);
+	return 0;
+}
+
+int tenant_admin_list(struct sql_conn *c, void (*fn)(void *arg, const struct tenant *t), void *arg,
+                      struct err *e)
+{
+	struct list l = {.on_tenant = fn, .arg = arg};
+
+	return end_read(c, sql_query(c, STMT_TENANT_LIST, NULL, 0, on_listed, &l), e);
+}
+
+/* ---- keys ---- */
+
+int tenant_admin_key_add(struct sql_conn *c, struct slice name, const struct tenant_admin_key *k,
+                         struct err *e)
+{
+	struct registry_key_row row = {
+	        .alg = k->alg, .issuer = k->issuer, .kid = k->kid, .material = k->material};
+	struct slice alg = slice_str(jws_alg_name(k->alg));
+	enum sql_outcome o;
+	struct find f;
+
+	if (registry_key_check(&row, e) < 0 || find_tenant(c, name, false, &f, e) < 0)
+		return -1;
+	o = sql_exec(c, STMT_TENANT_KEY_ADD,
+	             (struct sql_param[]){sql_bytes(k->issuer.p, k->issuer.n),
+	                                  sql_bytes(k->kid.p, k->kid.n), sql_u64(f.row.tenant.id),
+	                                  sql_bytes(alg.p, alg.n),
+	                                  sql_bytes(k->material.p, k->material.n)},
+	             5);
+	if (o == SQL_DUP)
+		return refused(c, e, "this issuer and kid are taken, or were; choose another kid");
+	return o == SQL_OK ? finish(c, e) : fail_tx(c, o, e);
+}
+
+int tenant_admin_key_retire(struct sql_conn *c, struct slice name, struct slice issuer,
+                            struct slice kid, struct err *e)
+{
+	enum sql_outcome o;
+	struct find f;
+
+	if (find_tenant(c, name, false, &f, e) < 0)
+		return -1;
+	o = sql_exec(c, STMT_TENANT_KEY_REVOKE,
+	             (struct sql_param[]){sql_bytes(issuer.p, issuer.n), sql_bytes(kid.p, kid.n),
+	                                  sql_u64(f.row.tenant.id)},
+	             3);
+	if (o == SQL_OK && sql_affected(c) == 0)
+		return refused(c, e, "tenant %s has no key with this issuer and kid",
+		               f.row.tenant.name);
+	return o == SQL_OK ? finish(c, e) : fail_tx(c, o, e);
+}
+
+static int on_key(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	const struct list *l = arg;
+	struct tenant_admin_key k = {.issuer = cells[0].bytes,
+	                             .kid = cells[1].bytes,
+	                             .active = cells[3].u == 1,
+	                             .created_at = cells[4].bytes};
+
+	(void)n;
+	if (jws_alg_parse(cells[2].bytes, &k.alg) == 0)
+		l->on_key(l->arg, &k);
+	return 0;
+}
+
+int tenant_admin_key_list(struct sql_conn *c, struct slice name,
+                          void (*fn)(void *arg, const struct tenant_admin_key *k), void *arg,
+                          struct err *e)
+{
+	struct list l = {.on_key = fn, .arg = arg};
+	struct sql_param id;
+	struct find f;
+
+	if (find_tenant(c, name, true, &f, e) < 0)
+		return -1;
+	id = sql_u64(f.row.tenant.id);
+	return end_read(c, sql_query(c, STMT_TENANT_KEYS_OF, &id, 1, on_key, &l), e);
+}
