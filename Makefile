@@ -21,8 +21,10 @@ SQLCLIENT ?= libmariadb
 SYSROOT   ?=
 PKGS      := libevent libevent_openssl openssl jansson
 SQLPKG    := $(if $(SYSROOT),PKG_CONFIG_SYSROOT_DIR=$(SYSROOT) PKG_CONFIG_LIBDIR=$(SYSROOT)/usr/lib/x86_64-linux-gnu/pkgconfig:$(SYSROOT)/usr/lib/pkgconfig )pkg-config
-# Asked at first use, which is after `deps`, and once.
-PKGCFLAGS  = $(eval PKGCFLAGS := $$(shell pkg-config --cflags $(PKGS); $(SQLPKG) --cflags $(SQLCLIENT)))$(PKGCFLAGS)
+# Asked at first use, which is after `deps`, and once. The other root's libc headers come last, and
+# its libraries may want a newer libc than this one: such a program is run with that root's.
+PKGCFLAGS  = $(eval PKGCFLAGS := $$(patsubst -I$(SYSROOT)/usr/include,-idirafter$(SYSROOT)/usr/include,\
+               $$(shell pkg-config --cflags $(PKGS); $(SQLPKG) --cflags $(SQLCLIENT))))$(PKGCFLAGS)
 PKGLIBS    = $(eval PKGLIBS := $$(shell pkg-config --libs $(PKGS); $(SQLPKG) --libs-only-L --libs-only-l $(SQLCLIENT)))$(PKGLIBS)
 
 WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla \
@@ -36,6 +38,9 @@ CPPFLAGS += -I. -D_GNU_SOURCE $(PKGCFLAGS) $(DEFS)
 CFLAGS   += -std=c17 -g $(OPT) $(WARN) $(HARDEN) $(REPRO) $(SAN)
 LDFLAGS  += -pie -Wl,-z,relro,-z,now,-z,noexecstack $(SAN)
 LDLIBS   := -lm -lpthread
+ifneq ($(SYSROOT),)
+LDLIBS   += -Wl,--allow-shlib-undefined
+endif
 
 SRCS := $(foreach d,$(LAYERS),$(wildcard $(d)/*.c))
 OBJS := $(SRCS:%.c=$(B)/%.o)
