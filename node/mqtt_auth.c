@@ -47,10 +47,9 @@ int mqtt_auth_token(const struct mqtt_client *c, struct slice token, struct clai
 	                 &answer) == 0)
 		return bind_acl(c, out, e);
 	m->stats.token_refused[answer.why]++;
-	if (mqtt_may_log(m))
+	if (answer.detail[0] && mqtt_may_log(m)) /* what the client is not told */
 		log_info("mqtt", "%s token=%s detail=%s", mqtt_client_name(c),
-		         token_refusal_name(answer.why),
-		         log_quote_str(answer.detail[0] ? answer.detail : answer.text));
+		         token_refusal_name(answer.why), log_quote_str(answer.detail));
 	return err_set(e, reason_of(answer.why), "%s", answer.text);
 }
 

@@ -9,7 +9,10 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-enum { NO_ANSWER = 0 }; /* publisher.packet_id of a QoS 0 publish; ring numbers begin at 1 */
+/* publisher.packet_id: nobody waits (QoS 0), or the low 31 bits of a number in the client's ring.
+ */
+#define NO_ANSWER UINT32_C(0)
+#define ANSWER UINT32_C(0x80000000)
 
 /* ---- the ring: QoS 1 publishes waiting for their PUBACK ---------------------------------------
  */
@@ -30,24 +33,17 @@ static void ring_grow(struct mqtt_ring *r)
 	*r = bigger;
 }
 
-static void ring_append(struct mqtt_ring *r, const struct mqtt_inbound *in)
-{
-	if (r->n == r->cap)
-		ring_grow(r);
-	r->n++;
-	*ring_at(r, r->first + r->n - 1) = *in;
-}
-
-/* Number of the new entry, never NO_ANSWER: when the count comes round (after a day at full rate),
- * that number goes to an entry that is answered already and sends nothing. */
+/* What the appender is to answer with: the entry's number, marked so that it is never NO_ANSWER. */
 static uint32_t ring_push(struct mqtt_ring *r, uint16_t packet_id, uint64_t at_us)
 {
-	struct mqtt_inbound in = {.packet_id = packet_id, .at_us = (uint32_t)at_us};
+	uint32_t number;
 
-	if (r->first + r->n == NO_ANSWER)
-		ring_append(r, &(struct mqtt_inbound){.answered = true});
-	ring_append(r, &in);
-	return r->first + r->n - 1;
+	if (r->n == r->cap)
+		ring_grow(r);
+	number = r->first + r->n++;
+	*ring_at(r, number) =
+	        (struct mqtt_inbound){.packet_id = packet_id, .at_us = (uint32_t)at_us};
+	return number | ANSWER;
 }
 
 void mqtt_ring_release(struct mqtt_ring *r)
@@ -112,8 +108,7 @@ static void flush_answers(struct mqtt_client *c)
 	while (r->n && ring_at(r, r->first)->answered) {
 		struct mqtt_inbound *in = ring_at(r, r->first);
 
-		if (in->packet_id)
-			send_puback(c, in);
+		send_puback(c, in);
 		free(in->text);
 		in->text = NULL;
 		r->first++;
