@@ -158,7 +158,7 @@ $(foreach d,$(LAYERS),$(eval $(call test_rule,unit/$(d),$(d))))
 $(foreach d,$(LAYERS),$(eval $(call test_rule,integration/$(d),$(d))))
 $(eval $(call test_rule,integration,sql))
 # One suite for every backend of the bus.
-$(B)/unit/cluster/test_bus_memory: tests/bus_suite.c
+$(B)/unit/cluster/test_bus_memory $(B)/integration/cluster/test_bus_sql: tests/bus_suite.c
 -include $(UNITS:=.d) $(INTEGRATIONS:=.d)
 
 # Sanitizers: the same sources in build/asan and build/tsan. Reports of programs that the tests start

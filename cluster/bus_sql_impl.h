@@ -1,0 +1,83 @@
+/* bus_sql_impl: the inside of struct bus_sql, shared by bus_sql.c (life, submitting),
+ * session_sql.c, journal_sql.c, subscription_sql.c and cursor_sql.c. Nobody else includes it. */
+#ifndef LEAT_CLUSTER_BUS_SQL_IMPL_H
+#define LEAT_CLUSTER_BUS_SQL_IMPL_H
+
+#include "base/id128.h"
+#include "base/map.h"
+#include "cluster/bus_sql.h"
+#include "sql/sql.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { WRITER_NO_READER = BUS_WRITERS }; /* the writer row that reads confirm themselves with */
+
+struct bus_sql {
+	struct bus bus; /* first */
+	struct sql *sql;
+	struct bus_sql_settings settings; /* name is ours */
+
+	/* session_sql.c */
+	bool sql_up;         /* the pool is connected */
+	bool open;           /* bus.session_id was opened and not yet seen ended */
+	bool ended;          /* replaced by a node of our name: never open another */
+	bool busy;           /* a session job is out */
+	bool stopping;       /* stop() was called */
+	uint64_t due_ms;     /* next renewal */
+	uint64_t renewed_ms; /* when the last renewal that matched was submitted */
+	struct map others;   /* id -> struct other: sessions seen live */
+	void (*on_stopped)(void *arg);
+	void *stopped_arg;
+};
+
+/* One request on its way through a lane. */
+struct bus_job {
+	struct bus_sql *owner; /* loop thread only */
+	struct id128 me;       /* the session it was made in */
+	sql_done_fn done;
+	void *req;  /* the request, which is the bus's until it is answered */
+	void *more; /* of the noun */
+};
+
+/* Hand a request to a lane; `done` gets the job, once, later. While the bus is down or the lane's
+ * queue is full it gets SQL_RETRY. */
+void bus_sql_submit(struct bus_sql *b, enum sql_lane lane, sql_work_fn work, sql_done_fn done,
+                    void *req, void *more);
+
+static inline struct bus_sql *bus_sql_self(struct bus *bus)
+{
+	return (struct bus_sql *)bus;
+}
+
+/* The usual done(): the outcome into the request, the job away, the caller told. */
+#define BUS_JOB_DONE(verb)                                           \
+	static void verb##_done(void *arg, enum sql_outcome outcome) \
+	{                                                            \
+		struct bus_job *job = arg;                           \
+		struct bus_##verb *req = job->req;                   \
+                                                                     \
+		free(job);                                           \
+		req->outcome = outcome;                              \
+		req->done(req);                                      \
+	}
+
+/* session_sql.c */
+void session_sql_generation(struct bus_sql *b, bool up);
+void session_sql_tick(struct bus_sql *b);
+void session_sql_suspect(struct bus_sql *b); /* a fence did not match: look now */
+void session_sql_stop(struct bus *bus, void (*on_stopped)(void *arg), void *arg);
+void session_sql_release(struct bus_sql *b);
+
+/* the requests; see struct bus_ops */
+void journal_sql_append(struct bus *bus, struct bus_append *req);
+void journal_sql_resolve(struct bus *bus, struct bus_resolve *req);
+void journal_sql_read(struct bus *bus, struct bus_read *req);
+void journal_sql_locate(struct bus *bus, struct bus_locate *req);
+void subscription_sql_claim(struct bus *bus, struct bus_claim *req);
+void subscription_sql_claim_release(struct bus *bus, struct bus_claim *req);
+void subscription_sql_change(struct bus *bus, struct bus_change *req);
+void subscription_sql_expire(struct bus *bus, struct bus_expire *req);
+void cursor_sql_commit(struct bus *bus, struct bus_commit *req);
+
+#endif
