@@ -215,7 +215,7 @@ static int claim_string(const json_t *payload, const char *name, size_t max, str
 
 static int check_signature(struct registry *r, struct parts *p, struct token_answer *a)
 {
-	struct slice issuer;
+	struct slice issuer = {0};
 	bool good;
 
 	/* not trusted: it only says which key to try, and the key's row must have it too */
@@ -316,7 +316,7 @@ static int check_audience(const char *wanted, const json_t *payload, struct toke
 static int check_claims(const struct token_settings *s, const struct parts *p, uint64_t now_s,
                         struct claims *out, struct token_answer *a)
 {
-	struct slice subject, token_id = {0};
+	struct slice subject = {0}, token_id = {0};
 	struct err e;
 
 	if (check_audience(s->audience, p->payload, a) < 0 ||
