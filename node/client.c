@@ -458,7 +458,11 @@ void client_disconnect(struct client *c)
 	if (!c->config->hold_acks)
 		client_send_acks(c);
 	if (c->up) {
-		mqtt_encode_disconnect(&c->out, c->config->version, 0, NULL);
+		struct mqtt_props props = {0};
+
+		if (c->config->drop_session)
+			mqtt_set_session_expiry_s(&props, 0);
+		mqtt_encode_disconnect(&c->out, c->config->version, 0, &props);
 		send_out(c);
 	}
 	conn_finish(conn, "disconnect", LINGER_MS);
@@ -573,15 +577,6 @@ void client_resume(struct client *c)
 
 /* ---- URLs ------------------------------------------------------------------------------------ */
 
-static int copy(char *out, size_t size, const char *p, size_t n, const char *what, struct err *e)
-{
-	if (n >= size)
-		return err_set(e, 0, "the %s of the URL is longer than %zu bytes", what, size - 1);
-	memcpy(out, p, n);
-	out[n] = '\0';
-	return 0;
-}
-
 /* A port at the end: behind the last colon, unless that belongs to [v6]. */
 static bool has_port(const char *host, size_t n)
 {
@@ -614,16 +609,21 @@ int client_url_parse(struct client_url *out, const char *text, struct err *e)
 			return err_set(e, 0,
 			               "a password does not belong in the URL: use --token "
 			               "or --password-file");
-		if (copy(out->user, sizeof out->user, host, user, "user name", e) < 0)
-			return -1;
+		if (user >= sizeof out->user)
+			return err_set(e, 0, "the user name of the URL is longer than %zu bytes",
+			               sizeof out->user - 1);
+		memcpy(out->user, host, user);
 		host = at + 1;
 		n -= user + 1;
 	}
 	if (!n)
 		return err_set(e, 0, "'%.80s' has no host", text);
-	if (copy(out->addr, sizeof out->addr - 6, host, n, "host", e) < 0)
-		return -1;
-	if (!has_port(host, n))
-		strcat(out->addr, out->tls ? ":8883" : ":1883");
+	if (n + 6 > sizeof out->addr)
+		return err_set(e, 0, "the host of the URL is longer than %zu bytes",
+		               sizeof out->addr - 6);
+	snprintf(out->addr, sizeof out->addr, "%.*s%s", (int)n, host,
+	         has_port(host, n) ? ""
+	         : out->tls        ? ":8883"
+	                           : ":1883");
 	return 0;
 }

@@ -32,6 +32,7 @@ struct client_config {
 	struct tls_client *tls; /* NULL = plain */
 	uint8_t version;        /* MQTT_V311 or MQTT_V5 */
 	bool clean_start;
+	bool drop_session;         /* client_disconnect ends the session as well (MQTT 5) */
 	bool hold_acks;            /* messages are acknowledged when client_send_acks() is called */
 	uint16_t keep_alive_s;     /* 0 = off */
 	uint16_t receive_max;      /* messages the server may have unacknowledged; 0 = 65,535 */

@@ -282,15 +282,13 @@ static void on_up(struct client *c, void *arg, const struct mqtt_packet *connack
 	struct sub *s = arg;
 	struct mqtt_props props = {.extra = buf_slice(&s->props)};
 
+	(void)connack;
 	if (s->was_up)
 		sub_note(s, "connected again");
+	/* a place to start from is for the first time: later it would be a jump back */
+	client_subscribe(c, s->filters, s->filter_count, s->was_up ? NULL : &props);
 	s->was_up = true;
 	s->backoff_ms = BACKOFF_FIRST_MS;
-	/* a session that is there has its subscriptions, and its place in them */
-	if (!connack->connack.session_present || !s->o.session)
-		client_subscribe(c, s->filters, s->filter_count, &props);
-	else if (!s->o.start)
-		client_subscribe(c, s->filters, s->filter_count, NULL);
 }
 
 static void reconnect(void *arg)
