@@ -66,7 +66,7 @@ void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s)
 	struct dispatch *d = s->space->dispatch;
 	struct closing *c;
 
-	if (!s->durable || !s->epoch)
+	if (!s->durable || !s->epoch || d->freeing)
 		return;
 	c = xcalloc(1, sizeof *c);
 	c->dispatch = d;

@@ -177,7 +177,8 @@ struct dispatch {
 	bool up;           /* the bus is */
 	bool draining;     /* nothing new is claimed */
 	uint32_t closings; /* rows being released or deleted */
-	bool released;
+	bool released;  /* draining: every subscription was let go */
+	bool freeing;   /* the bus is not asked any more */
 	void (*drained)(void *arg);
 	void *drained_arg;
 };

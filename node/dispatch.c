@@ -244,9 +244,8 @@ void dispatch_free(struct dispatch *d)
 {
 	if (!d)
 		return;
-	d->draining = true;
-	if (!d->released)
-		release_all(d);
+	d->draining = d->freeing = true;
+	release_all(d);
 	laters_release(&d->laters);
 	loop_timer_free(d->sweep);
 	committer_release(d);

@@ -34,7 +34,7 @@ struct dispatch_stats {
 
 struct dispatch *dispatch_new(struct loop *loop, struct bus *bus,
                               const struct dispatch_settings *settings);
-void dispatch_free(struct dispatch *d);
+void dispatch_free(struct dispatch *d); /* after the bus has answered every request */
 
 void dispatch_stored(struct dispatch *d, struct batch *b); /* appender's on_stored */
 void dispatch_on_state(struct dispatch *d, enum bus_state state);

@@ -278,8 +278,9 @@ static void read_take(struct partition *p, struct bus_read *req)
 {
 	uint64_t first = req->n ? batch_base_seq(req->batches[0]) : req->next_seq;
 
-	for (size_t i = 0; i < req->n; i++)
-		cache_add(p, req->batches[i]);
+	/* the first is wanted first: should the cache be too small, the last ones go */
+	for (size_t i = req->n; i > 0; i--)
+		cache_add(p, req->batches[i - 1]);
 	partition_advance(p, req->next_seq);
 	if (first > req->from_seq)
 		skip_gap(p, req->from_seq, first);

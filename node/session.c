@@ -542,6 +542,7 @@ void session_open(struct dispatch *d, const struct session_open *req)
 	buf_append_slice(&key, req->subject);
 	buf_u8(&key, '\0');
 	buf_append_slice(&key, req->client_id);
+	sp->requests++; /* it may lose its only session before it has the new one */
 	s = map_get(&sp->sessions, key.data, key.len);
 	buf_release(&key);
 	if (s) {
@@ -552,12 +553,14 @@ void session_open(struct dispatch *d, const struct session_open *req)
 		if (resumable) {
 			session_park(s);
 			reopen(s, req);
+			sp->requests--;
 			return;
 		}
 		/* what it stored is dropped, or taken, by the claim that follows */
 		session_end(s, END_ROW_LEFT);
 	}
 	s = session_new(sp, req);
+	sp->requests--;
 	bind_conn(s, req);
 	open_claim(s);
 }
