@@ -2,8 +2,6 @@
 
 #include "sql/schema.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -140,13 +138,11 @@ static int check_lock(struct migration *m, struct err *e)
 
 static int record(struct migration *m, const struct schema_step *step, struct err *e)
 {
-	char text[256];
+	struct sql_param params[] = {sql_u64(step->version),
+	                             sql_bytes(step->name, strlen(step->name))};
 
-	snprintf(text, sizeof text,
-	         "INSERT INTO schema_version(version,name) VALUES (%u,'%s')"
-	         " ON DUPLICATE KEY UPDATE version=version;COMMIT",
-	         step->version, step->name);
-	if (run(m->work, text, NULL, SQL_TEXT_COMMITS) != SQL_OK)
+	if (sql_exec(m->work, STMT_SCHEMA_RECORD, params, 2) != SQL_OK ||
+	    sql_commit(m->work) != SQL_OK)
 		return failed(m->work, step->name, e);
 	return 0;
 }

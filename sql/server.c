@@ -17,14 +17,25 @@ static uint64_t number(const char *value)
 	return strtoull(value, NULL, 10);
 }
 
+/* "10.11.6-MariaDB-log" is 101106. */
+static unsigned version_number(const char *value)
+{
+	unsigned no = 0;
+	char *end;
+
+	for (int part = 0; part < 3; part++) {
+		no = no * 100 + (unsigned)strtoul(value, &end, 10) % 100;
+		value = *end == '.' ? end + 1 : end;
+	}
+	return no;
+}
+
 static void set_version(struct sql_server *s, const char *value)
 {
-	unsigned a = 0, b = 0, c = 0;
 
 	snprintf(s->version, sizeof s->version, "%s", value);
 	s->mariadb = strcasestr(value, "mariadb") != NULL;
-	sscanf(value, "%u.%u.%u", &a, &b, &c);
-	s->version_no = a * 10000 + b * 100 + c;
+	s->version_no = version_number(value);
 }
 
 static void set_variable(struct sql_server *s, const char *name, const char *value)

@@ -5,11 +5,14 @@
 
 #include <event2/event.h>
 #include <setjmp.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -119,11 +122,12 @@ static void run_job(struct pool *p, enum sql_lane lane, struct job *j)
 
 static void dev_server(const char *verb)
 {
-	char command[600];
+	char *argv[] = {"sql/dev-server", (char *)verb, getenv("LEAT_TEST_DIR"), NULL};
+	int status = -1;
+	pid_t pid;
 
-	snprintf(command, sizeof command, "sql/dev-server %s '%s' >/dev/null", verb,
-	         getenv("LEAT_TEST_DIR"));
-	if (system(command))
+	if (posix_spawn(&pid, argv[0], NULL, NULL, argv, environ) ||
+	    waitpid(pid, &status, 0) != pid || status != 0)
 		fatal("dev-server %s", verb);
 }
 
