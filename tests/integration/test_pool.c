@@ -122,7 +122,7 @@ static void run_job(struct pool *p, enum sql_lane lane, struct job *j)
 
 static void dev_server(const char *verb)
 {
-	char *argv[] = {"sql/dev-server", (char *)verb, getenv("LEAT_TEST_DIR"), NULL};
+	char *argv[] = {(char *)"sql/dev-server", (char *)verb, getenv("LEAT_TEST_DIR"), NULL};
 	int status = -1;
 	pid_t pid;
 
