@@ -1,9 +1,9 @@
 /* leat node: serve events, on a database or in memory. */
 #include "base/buf.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/command.h"
+#include "node/key_file.h"
 #include "node/node.h"
 #include "node/options.h"
 
@@ -50,7 +50,7 @@ static const struct option rows[] = {
         {"memory-bytes", 0, OPTION_SIZE, AT(memory_bytes), .arg = "SIZE", .fallback = "256MiB",
          .help = "--memory: events kept for those who come later", .min = 1 << 20},
         {"name", 0, OPTION_TEXT, AT(name), .arg = "NAME",
-         .help = "what people call this node; default: the host's name"},
+         .help = "what people call this node; unique; default: host name and port"},
         {"cert", 0, OPTION_TEXT, AT(cert), .arg = "FILE",
          .help = "PEM: the server's certificate and its chain; read again on SIGHUP"},
         {"key", 0, OPTION_TEXT, AT(key), .arg = "FILE", .help = "PEM: its private key"},
@@ -88,7 +88,7 @@ struct memory_keys {
 static void keys_release(struct memory_keys *k)
 {
 	for (size_t i = 0; i < k->n; i++)
-		buf_release(&k->material[i]);
+		key_file_release(&k->material[i]);
 	free(k->material);
 	free(k->rows);
 }
@@ -106,7 +106,7 @@ static int take_key(const struct tenant *t, const char *text, struct registry_ke
 	row->kid = slice(text, (size_t)(alg - text));
 	if (jws_alg_parse(slice(alg + 1, (size_t)(file - alg - 1)), &row->alg) < 0)
 		return err_set(e, 0, "--memory-key %s: ALG is one of %s", text, jws_alg_list);
-	if (file_read(file + 1, JWS_MATERIAL_MAX, material, e) < 0)
+	if (key_file_read(file + 1, material, e) < 0)
 		return -1;
 	row->material = buf_slice(material);
 	return registry_key_check(row, e);
@@ -145,13 +145,26 @@ static void take_tenant(const char *name, struct tenant *t)
 	snprintf(t->name, sizeof t->name, "%s", name);
 }
 
+/* Unique among the nodes of a database, and the same after a restart: a node that starts ends the
+ * session of its name at once, where another's would have to be waited for. */
+static void take_name(const struct node_options *o, char name[NAME_MAX_BYTES])
+{
+	char host[NAME_MAX_BYTES / 2] = "node";
+
+	gethostname(host, sizeof host - 1);
+	if (o->name)
+		snprintf(name, NAME_MAX_BYTES, "%s", o->name);
+	else
+		snprintf(name, NAME_MAX_BYTES, "%s:%u", host, o->mqtt.port);
+}
+
 static int run(const struct node_options *o, struct err *e)
 {
 	struct memory_keys keys = {0};
 	struct tenant tenant;
-	char host[NAME_MAX_BYTES] = "";
+	char name[NAME_MAX_BYTES];
 	struct node_config c = {
-	        .name = o->name ? o->name : host,
+	        .name = name,
 	        .db = o->db,
 	        .accept_data_loss = o->accept_data_loss,
 	        .tenants = &tenant,
@@ -171,7 +184,7 @@ static int run(const struct node_options *o, struct err *e)
 	int rc = -1;
 
 	log_set_level((enum log_level)o->log_level);
-	gethostname(host, sizeof host - 1);
+	take_name(o, name);
 	if (check(o, e) == 0 && tenant_name_check(slice_str(o->memory_tenant), e) == 0) {
 		take_tenant(o->memory_tenant, &tenant);
 		rc = take_keys(&o->memory_keys, &tenant, &keys, e);

@@ -442,6 +442,13 @@ void mqtt_disconnect_all(struct mqtt *m)
 		                 "this node is shutting down: connect again to reach another");
 }
 
+static void on_turn_end(void *arg)
+{
+	struct mqtt *m = arg;
+
+	m->answer_us = 0;
+}
+
 struct mqtt *mqtt_new(const struct mqtt_settings *settings)
 {
 	struct mqtt *m = xcalloc(1, sizeof *m);
@@ -453,6 +460,7 @@ struct mqtt *mqtt_new(const struct mqtt_settings *settings)
 		m->set.session_expiry_max_s = DEFAULT_SESSION_EXPIRY_S;
 	if (!m->set.keep_alive_max_s)
 		m->set.keep_alive_max_s = DEFAULT_KEEP_ALIVE_S;
+	loop_on_turn_end(m->set.loop, on_turn_end, m);
 	return m;
 }
 
@@ -462,6 +470,7 @@ void mqtt_free(struct mqtt *m)
 
 	if (!m)
 		return;
+	loop_hook_del(m->set.loop, on_turn_end, m);
 	while ((slot = m->slots)) {
 		m->slots = slot->next;
 		free(slot->tenant);

@@ -176,8 +176,8 @@ static void on_backend_open(void *arg, struct bus *bus)
 	mqtt.dispatch = n->dispatch;
 	mqtt.appender = n->appender;
 	n->mqtt = mqtt_new(&mqtt);
-	if (bus->state == BUS_UP)
-		on_bus_state(n, BUS_UP);
+	if (bus->state != BUS_DOWN) /* told before we listened */
+		on_bus_state(n, bus->state);
 }
 
 static void on_backend_failed(void *arg, const char *text)
