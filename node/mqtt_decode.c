@@ -111,6 +111,8 @@ static void get_props(struct reader *r, enum mqtt_place place, struct mqtt_props
 		return;
 	}
 	r->p += n;
+	if (!len)
+		return; /* props is zeroed; most packets have none */
 	why = mqtt_props_parse(props, get_run(r, len), place, &reason);
 	if (why)
 		refuse(r, reason, why);
@@ -236,6 +238,9 @@ static void decode_connack(struct reader *r, struct mqtt_packet *out)
 
 	if (flags & 0xfe)
 		malformed(r, "reserved CONNACK flag is set");
+	/* a server that knows only 3.1.1 refuses MQTT 5 in its own form */
+	if (r->version == MQTT_V5 && code && !left(r))
+		r->version = MQTT_V311;
 	if (r->version == MQTT_V311 ? code > 5 : !mqtt_reason_allowed(code, MQTT_CONNACK))
 		malformed(r, "reason code does not belong in this packet");
 	if (flags && code)

@@ -58,6 +58,7 @@ static const struct {
         {"20 02 00 05", V3, DOWN, MQTT_CONNACK},
         {"20 06 00 00 03 21000a", V5, DOWN, MQTT_CONNACK},
         {"20 03 00 87 00", V5, DOWN, MQTT_CONNACK},
+        {"20 02 00 01", V5, DOWN, MQTT_CONNACK}, /* from a server that speaks only 3.1.1 */
         {"30 05 0003 612f62", V3, UP, MQTT_PUBLISH},
         {"32 0a 0003 612f62 0001 706179", V3, DOWN, MQTT_PUBLISH},
         {"3b 08 0003 612f62 0001 00", V5, UP, MQTT_PUBLISH},
@@ -586,6 +587,17 @@ static void test_encode_bytes(void **state)
 	buf_release(&b);
 }
 
+static void test_connack3_refuses_mqtt5(void **state)
+{
+	struct mqtt_packet p;
+	struct mqtt_bad bad;
+
+	(void)state;
+	assert_int_equal(decode("\x20\2\0\1", 4, V5, DOWN, &p, &bad), MQTT_PACKET);
+	assert_int_equal(p.connack.reason, MQTT_REASON_UNSUPPORTED_VERSION);
+	assert_int_equal(decode("\x20\2\0\0", 4, V5, DOWN, &p, &bad), MQTT_BAD);
+}
+
 static void test_subscribe_round_trip(void **state)
 {
 	const struct mqtt_filter filters[] = {
@@ -719,6 +731,7 @@ int main(void)
 	        cmocka_unit_test(test_publish_round_trip),
 	        cmocka_unit_test(test_publish_length_edges),
 	        cmocka_unit_test(test_encode_bytes),
+	        cmocka_unit_test(test_connack3_refuses_mqtt5),
 	        cmocka_unit_test(test_subscribe_round_trip),
 	        cmocka_unit_test(test_props_every_field),
 	        cmocka_unit_test(test_varint),
