@@ -410,9 +410,13 @@ static enum sql_outcome work_expire(struct sql_conn *c, void *arg)
 	struct bus_expire *req = job->req;
 	struct sql_param limit = sql_u64(req->limit);
 	struct expired list = {0};
-	enum sql_outcome o = sql_query(c, STMT_SUB_EXPIRED, &limit, 1, on_expired, &list);
+	enum sql_outcome o = sql_exec(c, STMT_SUB_ORPHANED, NULL, 0);
 
 	req->removed = 0;
+	if (o == SQL_OK)
+		o = sql_commit(c);
+	if (o == SQL_OK)
+		o = sql_query(c, STMT_SUB_EXPIRED, &limit, 1, on_expired, &list);
 	if (o == SQL_OK)
 		o = expire_listed(c, &list, &req->removed);
 	free(list.items);
