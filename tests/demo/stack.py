@@ -73,8 +73,8 @@ class Node:
 
 
 class Stack:
-    def __init__(self, nodes=1):
-        self._count = nodes
+    def __init__(self, *tenants, nodes=1):
+        self._names, self._count = tenants, nodes
         self._undo = contextlib.ExitStack()
         self.nodes = []
 
@@ -96,6 +96,8 @@ class Stack:
         self.leat("migrate", "--db", self.dsn)
         self.leat("ca", "--dir", self.dir / "ca")
         self.ca = self.dir / "ca/ca.crt"
+        # Before the nodes, which follow later changes within two seconds, but not at once.
+        self.tenants = [self._tenant(name) for name in self._names]
         for number in range(self._count):
             self.nodes.append(self._start_node(number))
         for node in self.nodes:
@@ -149,7 +151,7 @@ class Stack:
 
     # ---- tenants and SQL -----------------------------------------------------------------------
 
-    def tenant(self, name):
+    def _tenant(self, name):
         """A new tenant with an ES256 key under the issuer https://NAME.example; returns the Tenant."""
         secret, public = self.dir / f"{name}.key", self.dir / f"{name}.pem"
         for command in (
