@@ -105,14 +105,10 @@ static void on_bad(struct mqtt_client *c, const struct mqtt_bad *bad)
 
 static bool reading_paused(const struct mqtt_client *c)
 {
-	static const enum conn_pause all[] = {CONN_PAUSE_RATE, CONN_PAUSE_OUTPUT,
-	                                      CONN_PAUSE_JOURNAL, CONN_PAUSE_SESSION,
-	                                      CONN_PAUSE_USER};
+	const unsigned any = CONN_PAUSE_RATE | CONN_PAUSE_OUTPUT | CONN_PAUSE_JOURNAL |
+	                     CONN_PAUSE_SESSION | CONN_PAUSE_USER;
 
-	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-		if (conn_paused(c->conn, all[i]))
-			return true;
-	return false;
+	return conn_paused(c->conn, (enum conn_pause)any);
 }
 
 /* ---- the connection's callbacks ---------------------------------------------------------------
@@ -188,6 +184,8 @@ static void on_timeout(struct conn *conn, void *arg, int kind)
 		                 c->keep_alive_s);
 		return;
 	}
+	if (!c->inbound.n) /* a burst's ring must not stay with an idle client */
+		mqtt_ring_release(&c->inbound);
 	mqtt_client_arm(c);
 	(void)conn;
 }

@@ -20,6 +20,9 @@ void mqtt_connect_refuse(struct mqtt_client *c, uint8_t version, uint8_t reason,
 
 	if (c->state == MQTT_CLOSING)
 		return;
+	if (!mqtt_reason_allowed(reason,
+	                         MQTT_CONNACK)) /* what ends any connection, also this one */
+		reason = MQTT_REASON_SERVER_UNAVAILABLE;
 	c->mqtt->stats.connect_refused[reason]++;
 	if (mqtt_may_log(c->mqtt))
 		log_info("mqtt", "%s refused code=0x%02x why=%s", mqtt_client_name(c), reason,

@@ -51,7 +51,7 @@ void mqtt_ring_release(struct mqtt_ring *r)
 	for (uint32_t i = 0; i < r->n; i++)
 		free(ring_at(r, r->first + i)->text);
 	free(r->v);
-	*r = (struct mqtt_ring){0};
+	*r = (struct mqtt_ring){.first = r->first + r->n};
 }
 
 /* ---- PUBACK -----------------------------------------------------------------------------------
