@@ -2,7 +2,6 @@
  * acknowledged when it has been written. */
 #include "node/command.h"
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -105,7 +104,8 @@ struct sub {
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-static void say_error(struct sub *s, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void say_error(struct sub *s, const char *fmt,
+                                                            va_list ap)
 {
 	progress_clear(s->progress);
 	fputs("leat sub: ", stderr);
