@@ -51,7 +51,7 @@ static const struct option rows[] = {
         {"topic", 't', OPTION_LIST, offsetof(struct sub_options, topics), .arg = "FILTER..",
          .help = "what to subscribe to; + and # as in MQTT"},
         {"queue", 0, OPTION_TEXT, offsetof(struct sub_options, queue), .arg = "NAME",
-         .help = "work on this queue ($queue/NAME) instead"},
+         .help = "work on this queue ($queue/NAME, or $queue/NAME/FILTER)"},
         {"share", 0, OPTION_TEXT, offsetof(struct sub_options, share), .arg = "NAME",
          .help = "share the filters with others of this name ($share/NAME/FILTER)"},
         {"session", 's', OPTION_TEXT, offsetof(struct sub_options, session), .arg = "ID",
@@ -365,16 +365,19 @@ static int make_filters(struct sub *s, struct err *e)
 {
 	const struct option_list *t = &s->o.topics;
 
-	if ((t->n == 0) == (s->o.queue == NULL))
+	const char *prefix = s->o.queue ? "$queue/" : s->o.share ? "$share/" : "";
+	const char *name = s->o.queue ? s->o.queue : s->o.share ? s->o.share : "";
+
+	if (!t->n && !s->o.queue)
 		return err_set(e, 0, "give -t FILTER.. or --queue NAME");
 	if (s->o.queue && s->o.share)
 		return err_set(e, 0, "--queue and --share exclude each other");
 	s->filters = xcalloc(t->n + 1, sizeof *s->filters);
 	s->names = xcalloc(t->n + 1, sizeof *s->names);
-	if (s->o.queue)
-		add_filter(s, "$queue/", s->o.queue, "");
+	if (!t->n)
+		add_filter(s, prefix, name, "");
 	for (size_t i = 0; i < t->n; i++)
-		add_filter(s, s->o.share ? "$share/" : "", s->o.share ? s->o.share : "", t->v[i]);
+		add_filter(s, prefix, name, t->v[i]);
 	for (size_t i = 0; i < s->filter_count; i++) {
 		struct slice f = s->filters[i].filter;
 
