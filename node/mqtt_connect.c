@@ -45,10 +45,8 @@ void mqtt_connect_refuse(struct mqtt_client *c, uint8_t version, uint8_t reason,
 
 /* A will that is accepted and never published would be a lie; one that is published only when this
  * very node survives would be half of one. So until wills are durable, CONNECT says no. */
-static int check_will(const struct mqtt_will *will, struct err *e)
+static int judge_will(const struct mqtt_will *will, struct err *e)
 {
-	if (!will->present)
-		return 0;
 	if (will->qos > 1)
 		return err_set(e, MQTT_REASON_QOS_NOT_SUPPORTED,
 		               "will QoS 2 is not supported: Maximum QoS is 1");
@@ -57,6 +55,16 @@ static int check_will(const struct mqtt_will *will, struct err *e)
 		               "retained wills are not supported");
 	return err_set(e, MQTT_REASON_IMPLEMENTATION_ERROR,
 	               "will messages are not supported by this version: connect without a will");
+}
+
+static int check_will(const struct mqtt_client *c, const struct mqtt_will *will, struct err *e)
+{
+	if (!will->present)
+		return 0;
+	judge_will(will, e);
+	if (c->version == MQTT_V311) /* its other codes would have the client try for ever */
+		e->code = MQTT_REASON_NOT_AUTHORIZED;
+	return -1;
 }
 
 /* ---- taking CONNECT apart ---------------------------------------------------------------------
@@ -252,7 +260,7 @@ void mqtt_on_connect(struct mqtt_client *c, const struct mqtt_packet *p)
 		return;
 	}
 	/* Who comes first: what the server can and cannot do is told to those it knows. */
-	if (authenticate(c, p, &e) < 0 || check_will(&p->connect.will, &e) < 0) {
+	if (authenticate(c, p, &e) < 0 || check_will(c, &p->connect.will, &e) < 0) {
 		mqtt_connect_refuse(c, c->version, (uint8_t)e.code, e.text);
 		return;
 	}

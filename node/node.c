@@ -111,6 +111,166 @@ static void serve(struct node *n)
 		c->on_serving(c->arg, &ports);
 }
 
+/* ---- draining: each step has its time, so the whole has one too
+ * ---------------------------------- */
+
+static void stop_listening(struct node *n)
+{
+	if (n->listener)
+		listener_stop(n->listener);
+	if (n->insecure)
+		listener_stop(n->insecure);
+}
+
+static void enter_publishes(struct node *n)
+{
+	stop_listening(n);
+	mqtt_stop_publishing(n->mqtt);
+}
+
+static bool done_publishes(const struct node *n)
+{
+	return appender_pending(n->appender) == 0;
+}
+
+static void enter_clients(struct node *n)
+{
+	mqtt_disconnect_all(n->mqtt);
+}
+
+static bool done_clients(const struct node *n)
+{
+	return conn_count(n->conns) == 0;
+}
+
+static void on_cursors_drained(void *arg)
+{
+	struct node *n = arg;
+
+	n->cursors_drained = true;
+}
+
+static void enter_cursors(struct node *n)
+{
+	dispatch_drain(n->dispatch, on_cursors_drained, n);
+}
+
+static bool done_cursors(const struct node *n)
+{
+	return n->cursors_drained;
+}
+
+static void on_bus_stopped(void *arg)
+{
+	struct node *n = arg;
+
+	n->bus_stopped = true;
+}
+
+static void enter_session(struct node *n)
+{
+	n->bus->ops->stop(n->bus, on_bus_stopped, n);
+}
+
+static bool done_session(const struct node *n)
+{
+	return n->bus_stopped;
+}
+
+static const struct drain_step {
+	const char *name;
+	uint64_t limit_ms;
+	void (*enter)(struct node *n);
+	bool (*done)(const struct node *n);
+} drain_steps[] = {
+        {"publishes", 10000, enter_publishes, done_publishes}, /* what was taken in is answered */
+        {"clients", 3000, enter_clients, done_clients},        /* DISCONNECT has left */
+        {"cursors", 3000, enter_cursors, done_cursors},        /* others may take over at once */
+        {"session", 3000, enter_session, done_session},
+};
+
+enum {
+	DRAIN_STEPS = sizeof drain_steps / sizeof drain_steps[0],
+	DRAIN_ALL = 0, /* where to begin */
+	DRAIN_CLIENTS = 1,
+};
+
+static void drain_enter(struct node *n)
+{
+	const struct drain_step *step = &drain_steps[n->drain_step];
+
+	log_info("node", "drain=%s limit_ms=%" PRIu64, step->name, step->limit_ms);
+	n->drain_deadline_ms = clock_now_ms() + step->limit_ms;
+	step->enter(n);
+}
+
+static void on_drain_tick(void *arg)
+{
+	struct node *n = arg;
+	const struct drain_step *step = &drain_steps[n->drain_step];
+	bool late = clock_now_ms() >= n->drain_deadline_ms;
+
+	if (!step->done(n) && !late)
+		return;
+	if (!step->done(n))
+		log_warn("node", "drain=%s not done within %" PRIu64 " ms", step->name,
+		         step->limit_ms);
+	if (++n->drain_step < DRAIN_STEPS)
+		drain_enter(n);
+	else
+		loop_stop(n->loop);
+}
+
+static void drain_begin(struct node *n, size_t first_step)
+{
+	n->state = NODE_DRAINING;
+	n->drain_step = first_step;
+	if (!n->bus) {
+		loop_stop(n->loop);
+		return;
+	}
+	drain_enter(n);
+	n->drain_timer = loop_every(n->loop, DRAIN_TICK_MS, on_drain_tick, n);
+}
+
+/* Whoever ended our session owns what was ours: nothing can be stored any more, and the clients had
+ * better go there. */
+static void give_up(struct node *n)
+{
+	log_error("node",
+	          "the node session was ended by another node, perhaps one of the same --name: "
+	          "this one must not go on; start it again");
+	n->status = 1;
+	stop_listening(n);
+	drain_begin(n, DRAIN_CLIENTS);
+}
+
+static void on_stop_signal(void *arg)
+{
+	struct node *n = arg;
+
+	if (n->state == NODE_DRAINING) {
+		log_warn("node", "a second signal: ending at once");
+		_exit(1);
+	}
+	log_info("node", "signal received, shutting down");
+	drain_begin(n, DRAIN_ALL);
+}
+
+static void on_reload_signal(void *arg)
+{
+	struct node *n = arg;
+	struct err e;
+
+	if (!n->tls)
+		return;
+	if (tls_server_reload(n->tls, &e) < 0)
+		log_error("node", "certificates not reloaded, the old ones stay: %s", e.text);
+	else
+		log_info("node", "expires_s=%" PRId64 " certificates reloaded",
+		         tls_server_expires(n->tls));
+}
+
 /* ---- the bus ------------------------------------------------------------------------------------
  */
 
@@ -123,8 +283,7 @@ static void on_bus_state(void *arg, enum bus_state state)
 	dispatch_on_state(n->dispatch, state);
 	appender_on_state(n->appender, state);
 	if (state == BUS_ENDED && n->state != NODE_DRAINING)
-		fail(n, "the node session was ended by another node: this one must not go on; "
-		        "start it again");
+		give_up(n);
 	else if (state == BUS_UP && n->state == NODE_STARTING)
 		serve(n);
 }
@@ -231,139 +390,6 @@ static void write_metrics(void *arg, struct buf *out)
 		dispatch_get_stats(n->dispatch, &s.dispatch);
 	}
 	metrics_write(&s, out);
-}
-
-/* ---- draining: each step has its time, so the whole has one too
- * ---------------------------------- */
-
-static void enter_publishes(struct node *n)
-{
-	if (n->listener)
-		listener_stop(n->listener);
-	if (n->insecure)
-		listener_stop(n->insecure);
-	mqtt_stop_publishing(n->mqtt);
-}
-
-static bool done_publishes(const struct node *n)
-{
-	return appender_pending(n->appender) == 0;
-}
-
-static void enter_clients(struct node *n)
-{
-	mqtt_disconnect_all(n->mqtt);
-}
-
-static bool done_clients(const struct node *n)
-{
-	return conn_count(n->conns) == 0;
-}
-
-static void on_cursors_drained(void *arg)
-{
-	struct node *n = arg;
-
-	n->cursors_drained = true;
-}
-
-static void enter_cursors(struct node *n)
-{
-	dispatch_drain(n->dispatch, on_cursors_drained, n);
-}
-
-static bool done_cursors(const struct node *n)
-{
-	return n->cursors_drained;
-}
-
-static void on_bus_stopped(void *arg)
-{
-	struct node *n = arg;
-
-	n->bus_stopped = true;
-}
-
-static void enter_session(struct node *n)
-{
-	n->bus->ops->stop(n->bus, on_bus_stopped, n);
-}
-
-static bool done_session(const struct node *n)
-{
-	return n->bus_stopped;
-}
-
-static const struct drain_step {
-	const char *name;
-	uint64_t limit_ms;
-	void (*enter)(struct node *n);
-	bool (*done)(const struct node *n);
-} drain_steps[] = {
-        {"publishes", 10000, enter_publishes, done_publishes}, /* what was taken in is answered */
-        {"clients", 3000, enter_clients, done_clients},        /* DISCONNECT has left */
-        {"cursors", 3000, enter_cursors, done_cursors},        /* others may take over at once */
-        {"session", 3000, enter_session, done_session},
-};
-
-enum { DRAIN_STEPS = sizeof drain_steps / sizeof drain_steps[0] };
-
-static void drain_enter(struct node *n)
-{
-	const struct drain_step *step = &drain_steps[n->drain_step];
-
-	log_info("node", "drain=%s limit_ms=%" PRIu64, step->name, step->limit_ms);
-	n->drain_deadline_ms = clock_now_ms() + step->limit_ms;
-	step->enter(n);
-}
-
-static void on_drain_tick(void *arg)
-{
-	struct node *n = arg;
-	const struct drain_step *step = &drain_steps[n->drain_step];
-	bool late = clock_now_ms() >= n->drain_deadline_ms;
-
-	if (!step->done(n) && !late)
-		return;
-	if (!step->done(n))
-		log_warn("node", "drain=%s not done within %" PRIu64 " ms", step->name,
-		         step->limit_ms);
-	if (++n->drain_step < DRAIN_STEPS)
-		drain_enter(n);
-	else
-		loop_stop(n->loop);
-}
-
-static void on_stop_signal(void *arg)
-{
-	struct node *n = arg;
-
-	if (n->state == NODE_DRAINING) {
-		log_warn("node", "a second signal: ending at once");
-		_exit(1);
-	}
-	log_info("node", "signal received, shutting down");
-	n->state = NODE_DRAINING;
-	if (!n->bus) {
-		loop_stop(n->loop);
-		return;
-	}
-	drain_enter(n);
-	n->drain_timer = loop_every(n->loop, DRAIN_TICK_MS, on_drain_tick, n);
-}
-
-static void on_reload_signal(void *arg)
-{
-	struct node *n = arg;
-	struct err e;
-
-	if (!n->tls)
-		return;
-	if (tls_server_reload(n->tls, &e) < 0)
-		log_error("node", "certificates not reloaded, the old ones stay: %s", e.text);
-	else
-		log_info("node", "expires_s=%" PRId64 " certificates reloaded",
-		         tls_server_expires(n->tls));
 }
 
 /* ---- the map ------------------------------------------------------------------------------------
