@@ -24,8 +24,7 @@ struct admin {
 	uint16_t port;
 };
 
-/* ---- pages: status code and text ----------------------------------------------------------------
- */
+/* ---- pages: status code and text ------------------------------------------------------------- */
 
 typedef int page_fn(struct admin *a, struct buf *out);
 
@@ -91,8 +90,7 @@ static void on_request(struct evhttp_request *req, void *arg)
 	buf_release(&out);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static uint16_t bound_port(int fd)
 {

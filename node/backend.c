@@ -48,8 +48,7 @@ static void set_open(struct backend *b)
 	b->events.on_open(b->events.arg, b->bus);
 }
 
-/* ---- memory -------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static void open_memory(void *arg)
 {
@@ -63,8 +62,7 @@ static void open_memory(void *arg)
 	set_open(b);
 }
 
-/* ---- SQL: the pool, the bus, the tenants --------------------------------------------------------
- */
+/* ---- SQL: the pool, the bus, the tenants ----------------------------------------------------- */
 
 static void on_generation(void *arg, uint64_t generation, bool up)
 {
@@ -161,8 +159,7 @@ static int gate_begin(struct backend *b, struct err *e)
 	return 0;
 }
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct backend *backend_new(struct loop *loop, const struct node_config *config,
                             struct registry *registry, const struct backend_events *events,

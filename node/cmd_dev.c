@@ -67,8 +67,7 @@ static const char *path_in(const struct dev *d, const char *name, char out[DEV_P
 	return out;
 }
 
-/* ---- the directory ------------------------------------------------------------------------------
- */
+/* ---- the directory --------------------------------------------------------------------------- */
 
 static int take_dir(struct dev *d, const char *dir, struct err *e)
 {
@@ -101,8 +100,7 @@ static int make_parents(const struct dev *d, struct err *e)
 	return 0;
 }
 
-/* ---- key and token ------------------------------------------------------------------------------
- */
+/* ---- key and token --------------------------------------------------------------------------- */
 
 static int make_secret(const char *path, struct buf *out, struct err *e)
 {
@@ -201,8 +199,7 @@ static int prepare(struct dev *d, const char *dir, struct err *e)
 	return take_key(d, e) < 0 ? -1 : take_token(d, e);
 }
 
-/* ---- what to paste ------------------------------------------------------------------------------
- */
+/* ---- what to paste --------------------------------------------------------------------------- */
 
 static void on_serving(void *arg, const struct node_ports *ports)
 {
@@ -232,8 +229,7 @@ static void on_serving(void *arg, const struct node_ports *ports)
 	fflush(stdout);
 }
 
-/* ---- running ------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static struct addr loopback(uint64_t port)
 {

@@ -76,8 +76,7 @@ static const struct option rows[] = {
 };
 static const struct options spec = {"node", "serve events over MQTT", OPTIONS_ROWS(rows)};
 
-/* ---- --memory-key KID:ALG:FILE ------------------------------------------------------------------
- */
+/* ---- --memory-key KID:ALG:FILE --------------------------------------------------------------- */
 
 struct memory_keys {
 	struct registry_key_row *rows;
@@ -125,8 +124,7 @@ static int take_keys(const struct option_list *list, const struct tenant *t, str
 	return 0;
 }
 
-/* ---- running ------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static int check(const struct node_options *o, struct err *e)
 {

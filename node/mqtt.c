@@ -17,8 +17,7 @@ enum {
 	DEFAULT_KEEP_ALIVE_S = 3600,
 };
 
-/* ---- packets: what the server does with each type from a client -------------------------------
- */
+/* ---- packets: what the server does with each type from a client ------------------------------ */
 
 typedef void packet_fn(struct mqtt_client *c, const struct mqtt_packet *p);
 
@@ -111,8 +110,7 @@ static bool reading_paused(const struct mqtt_client *c)
 	return conn_paused(c->conn, (enum conn_pause)any);
 }
 
-/* ---- the connection's callbacks ---------------------------------------------------------------
- */
+/* ---- the connection's callbacks -------------------------------------------------------------- */
 
 static size_t on_data(struct conn *conn, void *arg, const char *p, size_t n)
 {
@@ -227,8 +225,7 @@ static const struct conn_ops client_ops = {
         .on_closed = on_closed,
 };
 
-/* ---- accepting --------------------------------------------------------------------------------
- */
+/* ---- accepting ------------------------------------------------------------------------------- */
 
 static void on_ready(struct conn *conn, void *arg)
 {
@@ -268,8 +265,7 @@ void *mqtt_listener_arg(struct mqtt *m, const char *tenant)
 	return slot;
 }
 
-/* ---- a client's life --------------------------------------------------------------------------
- */
+/* ---- a client's life ------------------------------------------------------------------------- */
 
 void mqtt_client_set_state(struct mqtt_client *c, enum mqtt_state to)
 {
@@ -391,8 +387,7 @@ const char *mqtt_client_name(const struct mqtt_client *c)
 	return text;
 }
 
-/* ---- all clients ------------------------------------------------------------------------------
- */
+/* ---- all clients ----------------------------------------------------------------------------- */
 
 /* Ending a client does not free it: that is on_closed's, at the end of the turn. */
 

@@ -74,8 +74,8 @@ void mqtt_on_room(void *arg, uint64_t conn_id);
 void mqtt_on_registry_change(void *arg, const struct tenant *t, enum registry_change what,
                              uint64_t key_id);
 
-/* Shutdown: take in no more publishes and let nobody in (acknowledgements are still read); then, when
- * what was queued is answered, send every client DISCONNECT 0x8B and close. */
+/* Shutdown: take in no more publishes and let nobody in (acknowledgements are still read); then,
+ * when what was queued is answered, send every client DISCONNECT 0x8B and close. */
 void mqtt_stop_publishing(struct mqtt *m);
 void mqtt_disconnect_all(struct mqtt *m);
 

@@ -10,8 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- refusing ---------------------------------------------------------------------------------
- */
+/* ---- refusing -------------------------------------------------------------------------------- */
 
 void mqtt_connect_refuse(struct mqtt_client *c, uint8_t version, uint8_t reason, const char *text)
 {
@@ -67,8 +66,7 @@ static int check_will(const struct mqtt_client *c, const struct mqtt_will *will,
 	return -1;
 }
 
-/* ---- taking CONNECT apart ---------------------------------------------------------------------
- */
+/* ---- taking CONNECT apart -------------------------------------------------------------------- */
 
 static int take_client_id(struct mqtt_client *c, const struct mqtt_connect *con, struct err *e)
 {
@@ -157,7 +155,7 @@ static int take_token(struct mqtt_client *c, const struct mqtt_packet *p, struct
 
 static int authenticate(struct mqtt_client *c, const struct mqtt_packet *p, struct err *e)
 {
-	struct slice token;
+	struct slice token = {0};
 
 	if (take_token(c, p, &token, e) < 0 || take_client_id(c, &p->connect, e) < 0)
 		return -1;
@@ -166,8 +164,7 @@ static int authenticate(struct mqtt_client *c, const struct mqtt_packet *p, stru
 	return mqtt_auth_token(c, token, &c->who, e);
 }
 
-/* ---- CONNACK ----------------------------------------------------------------------------------
- */
+/* ---- CONNACK --------------------------------------------------------------------------------- */
 
 static void send_connack(struct mqtt_client *c, bool present)
 {
@@ -267,8 +264,7 @@ void mqtt_on_connect(struct mqtt_client *c, const struct mqtt_packet *p)
 	open_session(c, p);
 }
 
-/* ---- AUTH: a new token on a living connection -------------------------------------------------
- */
+/* ---- AUTH: a new token on a living connection ------------------------------------------------ */
 
 static int renew(struct mqtt_client *c, const struct mqtt_packet *p, struct err *e)
 {

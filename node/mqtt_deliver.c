@@ -11,8 +11,7 @@ static bool can_send(void *conn)
 	return c->state == MQTT_CONNECTED && !conn_above_high(c->conn);
 }
 
-/* ---- deliveries above the client's Maximum Packet Size: done, unsent [MQTT-3.1.2-25] ----------
- */
+/* ---- deliveries above the client's Maximum Packet Size: done, unsent [MQTT-3.1.2-25] --------- */
 
 static void settle_too_large(void *arg)
 {
@@ -52,8 +51,7 @@ static void skip(struct mqtt_client *c, uint16_t packet_id)
 	m->too_large_deferred = true;
 }
 
-/* ---- sending ----------------------------------------------------------------------------------
- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 static void release_batch(void *owner)
 {

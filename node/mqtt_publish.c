@@ -14,8 +14,7 @@
 #define NO_ANSWER UINT32_C(0)
 #define ANSWER UINT32_C(0x80000000)
 
-/* ---- the ring: QoS 1 publishes waiting for their PUBACK ---------------------------------------
- */
+/* ---- the ring: QoS 1 publishes waiting for their PUBACK -------------------------------------- */
 
 static struct mqtt_inbound *ring_at(const struct mqtt_ring *r, uint32_t number)
 {
@@ -54,8 +53,7 @@ void mqtt_ring_release(struct mqtt_ring *r)
 	*r = (struct mqtt_ring){.first = r->first + r->n};
 }
 
-/* ---- PUBACK -----------------------------------------------------------------------------------
- */
+/* ---- PUBACK ---------------------------------------------------------------------------------- */
 
 static const uint64_t latency_bounds_us[MQTT_LATENCY_BUCKETS] = {
         250,   500,   750,   1000,   1500,   2000,    3000,    5000,
@@ -132,8 +130,7 @@ static void answer(struct mqtt_client *c, uint32_t number, uint8_t reason, const
 	flush_answers(c);
 }
 
-/* ---- refusing ---------------------------------------------------------------------------------
- */
+/* ---- refusing -------------------------------------------------------------------------------- */
 
 /* MQTT 5 has a word for it at QoS 1. A 3.1.1 client can only be told by closing: to acknowledge and
  * discard, as other brokers do, would be a lie. A refused QoS 0 event is counted and logged; MQTT
@@ -155,8 +152,7 @@ static void refuse(struct mqtt_client *c, const struct mqtt_publish *pub, uint8_
 	answer(c, ring_push(&c->inbound, pub->packet_id, c->read_us), reason, text);
 }
 
-/* ---- the event --------------------------------------------------------------------------------
- */
+/* ---- the event ------------------------------------------------------------------------------- */
 
 /* CloudEvents 1.0, MQTT binding, binary mode: attributes are user properties of their own names. */
 static const struct {
@@ -228,8 +224,7 @@ static void build_event(struct mqtt_client *c, const struct mqtt_packet *p, stru
 		take_user_properties(ev, &p->props);
 }
 
-/* ---- PUBLISH ----------------------------------------------------------------------------------
- */
+/* ---- PUBLISH --------------------------------------------------------------------------------- */
 
 /* What ends the connection: the client was told in CONNACK, or MQTT forbids it. */
 static bool breaks_protocol(struct mqtt_client *c, const struct mqtt_packet *p)
@@ -300,8 +295,7 @@ void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p)
 	}
 }
 
-/* ---- the appender's side ----------------------------------------------------------------------
- */
+/* ---- the appender's side --------------------------------------------------------------------- */
 
 static struct mqtt_client *find_client(struct mqtt *m, uint64_t conn_id)
 {

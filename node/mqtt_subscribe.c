@@ -9,8 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- answers ----------------------------------------------------------------------------------
- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 typedef void encode_fn(struct buf *out, uint8_t version, uint16_t packet_id, const uint8_t *reasons,
                        size_t count, const struct mqtt_props *props);
@@ -57,8 +56,7 @@ static bool too_many(struct mqtt_client *c, const struct mqtt_subscribe *s)
 	return true;
 }
 
-/* ---- SUBSCRIBE --------------------------------------------------------------------------------
- */
+/* ---- SUBSCRIBE ------------------------------------------------------------------------------- */
 
 struct start {
 	enum session_start_at at;
@@ -175,8 +173,7 @@ void mqtt_on_subscribe(struct mqtt_client *c, const struct mqtt_packet *p)
 	free(req.filters);
 }
 
-/* ---- UNSUBSCRIBE ------------------------------------------------------------------------------
- */
+/* ---- UNSUBSCRIBE ----------------------------------------------------------------------------- */
 
 void mqtt_on_unsubscribe(struct mqtt_client *c, const struct mqtt_packet *p)
 {

@@ -61,8 +61,7 @@ static void fail(struct node *n, const char *text)
 	loop_stop(n->loop);
 }
 
-/* ---- listeners ----------------------------------------------------------------------------------
- */
+/* ---- listeners ------------------------------------------------------------------------------- */
 
 static bool is_set(const struct addr *a)
 {
@@ -111,8 +110,7 @@ static void serve(struct node *n)
 		c->on_serving(c->arg, &ports);
 }
 
-/* ---- draining: each step has its time, so the whole has one too
- * ---------------------------------- */
+/* ---- draining: each step has its time, so the whole has one too ------------------------------ */
 
 static void stop_listening(struct node *n)
 {
@@ -271,8 +269,7 @@ static void on_reload_signal(void *arg)
 		         tls_server_expires(n->tls));
 }
 
-/* ---- the bus ------------------------------------------------------------------------------------
- */
+/* ---- the bus --------------------------------------------------------------------------------- */
 
 static void on_bus_state(void *arg, enum bus_state state)
 {
@@ -353,8 +350,7 @@ static void on_registry_change(void *arg, const struct tenant *t, enum registry_
 		mqtt_on_registry_change(n->mqtt, t, what, key_id);
 }
 
-/* ---- the admin listener -------------------------------------------------------------------------
- */
+/* ---- the admin listener ---------------------------------------------------------------------- */
 
 static const char *why_not_ready(void *arg)
 {
@@ -392,8 +388,7 @@ static void write_metrics(void *arg, struct buf *out)
 	metrics_write(&s, out);
 }
 
-/* ---- the map ------------------------------------------------------------------------------------
- */
+/* ---- the map --------------------------------------------------------------------------------- */
 
 static int check_config(const struct node_config *c, struct err *e)
 {

@@ -24,8 +24,7 @@
 
 enum { MAX_PACKET = 64 * 1024, PUBLISHED_MAX = 2000 };
 
-/* ---- fakes -------------------------------------------------------------------------------------
- */
+/* ---- fakes ----------------------------------------------------------------------------------- */
 
 struct session {
 	const struct session_conn_ops *ops;
@@ -184,8 +183,7 @@ bool appender_publish(struct appender *a, const struct tenant *t, const struct e
 	return fake.pause;
 }
 
-/* ---- the rig -----------------------------------------------------------------------------------
- */
+/* ---- the rig --------------------------------------------------------------------------------- */
 
 static struct rig {
 	struct loop *loop;
@@ -447,8 +445,7 @@ static void connected(uint8_t version)
 	assert_int_equal(rig.p.connack.reason, 0);
 }
 
-/* ---- CONNECT -----------------------------------------------------------------------------------
- */
+/* ---- CONNECT --------------------------------------------------------------------------------- */
 
 static void test_connect_v5(void **state)
 {
@@ -684,8 +681,7 @@ static void test_insecure(void **state)
 	assert_string_equal(fake.subject, "insecure");
 }
 
-/* ---- AUTH --------------------------------------------------------------------------------------
- */
+/* ---- AUTH ------------------------------------------------------------------------------------ */
 
 static void send_auth(const char *data)
 {
@@ -740,8 +736,7 @@ static void test_auth_without_method(void **state)
 	expect_disconnect(MQTT_REASON_PROTOCOL_ERROR, "AUTH needs a CONNECT");
 }
 
-/* ---- the registry changes -----------------------------------------------------------------------
- */
+/* ---- the registry changes -------------------------------------------------------------------- */
 
 static void test_key_gone(void **state)
 {
@@ -761,8 +756,7 @@ static void test_tenant_suspended(void **state)
 	expect_disconnect(MQTT_REASON_ADMINISTRATIVE_ACTION, "suspended");
 }
 
-/* ---- PUBLISH ------------------------------------------------------------------------------------
- */
+/* ---- PUBLISH --------------------------------------------------------------------------------- */
 
 static void publish(uint8_t qos, uint16_t id, const char *topic, const char *payload,
                     struct slice props)
@@ -995,8 +989,7 @@ static void test_cloud_event(void **state)
 	buf_release(&props);
 }
 
-/* ---- SUBSCRIBE ----------------------------------------------------------------------------------
- */
+/* ---- SUBSCRIBE ------------------------------------------------------------------------------- */
 
 static void subscribe(struct mqtt_filter *filters, size_t n, const struct mqtt_props *props)
 {
@@ -1118,8 +1111,7 @@ static void test_unsubscribe_and_ping(void **state)
 	assert_memory_equal(rig.got.data, answers, sizeof answers);
 }
 
-/* ---- delivering ---------------------------------------------------------------------------------
- */
+/* ---- delivering ------------------------------------------------------------------------------ */
 
 static void deliver(size_t payload, uint16_t id)
 {
@@ -1186,7 +1178,7 @@ static void test_kick(void **state)
 	expect_closed();
 }
 
-/* ---- time: in real seconds, since a turn reads the clock ---- */
+/* ---- time: in real seconds, since a turn reads the clock ------------------------------------- */
 
 static void wait_for_bytes(unsigned patience_ms)
 {
@@ -1226,8 +1218,7 @@ static void test_token_expires(void **state)
 	expect_disconnect(MQTT_REASON_MAXIMUM_CONNECT_TIME, "expired");
 }
 
-/* ---- the end ------------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void test_disconnect(void **state)
 {
