@@ -1,0 +1,264 @@
+"""Private servers: a MariaDB through sql/dev-server, Leat nodes, tenants with keys. Everything lives
+in a directory of its own and on free loopback ports; what is started here is ended here, by pid.
+
+LEAT_BIN names the binary under test (default build/leat), so that sanitizer builds run the same
+tests; a node whose log holds a sanitizer report or a failed assertion fails whoever stops it."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.parse
+
+import pymysql
+
+from . import mqtt, pki
+from .token import Signer
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
+LEAT = os.path.abspath(os.environ.get("LEAT_BIN", os.path.join(ROOT, "build", "leat")))
+DEV_SERVER = os.path.join(ROOT, "sql", "dev-server")
+SLOW = float(os.environ.get("LEAT_TEST_SLOW", "1"))  # stretches waits, for sanitizer builds
+BAD_LOG = re.compile(r"(Address|Leak|Thread|Memory|UndefinedBehavior)Sanitizer|runtime error: "
+                     r"|[Aa]ssertion .* failed|stack smashing|level=fatal")
+
+nodes = []  # every node object of this process, for failure reports
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(condition, timeout=10, what="condition"):
+    """Poll until condition() is true and return its value."""
+    end = time.monotonic() + timeout * SLOW
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"{what}: not within {timeout} s"
+        time.sleep(0.02)
+
+
+def leat(*args, stdin=None, check=True, timeout=30, env=None):
+    """Run one leat command; the finished process with text output."""
+    done = subprocess.run([LEAT, *map(str, args)], input=stdin, capture_output=True, text=True,
+                          timeout=timeout * SLOW, env={**os.environ, **(env or {})})
+    if check and done.returncode:
+        raise AssertionError(f"leat {' '.join(map(str, args))}: exit {done.returncode}\n{done.stderr}")
+    return done
+
+
+def parse_dsn(dsn):
+    u = urllib.parse.urlsplit(dsn)
+    query = dict(urllib.parse.parse_qsl(u.query))
+    return {"user": urllib.parse.unquote(u.username), "password": urllib.parse.unquote(u.password),
+            "host": u.hostname, "port": u.port, "database": u.path.lstrip("/"),
+            "unix_socket": query.get("socket")}
+
+
+class Database:
+    """A private MariaDB in a directory."""
+
+    def __init__(self, directory):
+        self.dir = directory
+        self._run("start")
+        with open(os.path.join(directory, "admin-dsn")) as f:
+            self.admin_dsn = f.read().strip()
+        with open(os.path.join(directory, "dsn")) as f:
+            self.dsn = f.read().strip()
+        self.schemas = 0
+
+    def _run(self, verb):
+        subprocess.run([DEV_SERVER, verb, self.dir], check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+    def stop(self):
+        self._run("stop")
+
+    def crash(self):
+        self._run("crash")
+
+    def resume(self):
+        self._run("resume")
+
+    def connect(self, schema=None, **kw):
+        """A connection of the server's administrator, in autocommit."""
+        d = parse_dsn(self.admin_dsn)
+        d["database"] = schema or d["database"]
+        # Over TCP: the socket's permissions are the server's matter.
+        d.pop("unix_socket")
+        return pymysql.connect(autocommit=True, charset="utf8mb4", connect_timeout=10, **d, **kw)
+
+    def new_schema(self):
+        """An empty schema beside `leat`; returns its DSN."""
+        self.schemas += 1
+        name = f"leat_{self.schemas}"
+        user = parse_dsn(self.dsn)["user"]
+        with contextlib.closing(self.connect()) as c, c.cursor() as q:
+            q.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+            q.execute(f"GRANT ALL ON {name}.* TO {user}@'%'")
+        u = urllib.parse.urlsplit(self.dsn)
+        return urllib.parse.urlunsplit(u._replace(path="/" + name))
+
+
+class Tenants:
+    """Creates tenants and their keys with `leat tenant`, keeping the private halves."""
+
+    def __init__(self, directory, dsn):
+        self.dir, self.dsn = directory, dsn
+        os.makedirs(directory, exist_ok=True)
+
+    def create(self, name, alg="ES256"):
+        leat("tenant", "create", name, "--db", self.dsn)
+        return self.add_key(name, f"{name}-1", alg)
+
+    def add_key(self, name, kid, alg, issuer=None):
+        issuer = issuer or f"https://id.{name}.test"
+        key = pki.new_key(alg)
+        path = os.path.join(self.dir, f"{name}.{kid}.pub")
+        with open(path, "wb") as f:
+            f.write(key if isinstance(key, bytes) else pki.public_pem(key))
+        if not isinstance(key, bytes):
+            with open(path[:-3] + "key", "wb") as f:
+                f.write(pki.private_pem(key))
+        leat("tenant", "key-add", name, "--issuer", issuer, "--kid", kid, "--alg", alg, "--key", path,
+             "--db", self.dsn)
+        return Signer(name, issuer, kid, alg, key)
+
+
+class Process:
+    """A leat server process with its log in a file."""
+
+    def __init__(self, directory, argv, env=None):
+        os.makedirs(directory, exist_ok=True)
+        self.log = os.path.join(directory, "log")
+        self.argv, self.env, self.process = argv, env or {}, None
+        self.seen = 0  # bytes of the log that earlier tests wrote
+        nodes.append(self)
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            # In a group of its own, so that a Ctrl-C at the terminal does not reach it first.
+            self.process = subprocess.Popen([LEAT, *self.argv], stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, env={**os.environ, **self.env},
+                                            start_new_session=True)
+        return self
+
+    def alive(self):
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def kill(self):
+        if self.alive():
+            self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout=15):
+        """SIGTERM, and insist on exit status 0 and a clean log."""
+        if self.alive():
+            self.process.terminate()
+        try:
+            code = self.process.wait(timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError("the node did not end after SIGTERM") from None
+        self.check_log()
+        assert code == 0, f"the node ended with status {code}:\n{self.tail()}"
+
+    def text(self):
+        with open(self.log, errors="replace") as f:
+            return f.read()
+
+    def tail(self, lines=40, new=False):
+        with open(self.log, "rb") as f:
+            f.seek(self.seen if new else 0)
+            return "\n".join(f.read().decode(errors="replace").splitlines()[-lines:])
+
+    def check_log(self):
+        bad = [line for line in self.text().splitlines() if BAD_LOG.search(line)]
+        assert not bad, "in the node's log:\n" + "\n".join(bad[:20])
+
+    def rss_kb(self):
+        with open(f"/proc/{self.process.pid}/status") as f:
+            return int(re.search(r"VmRSS:\s+(\d+)", f.read())[1])
+
+
+class Node(Process):
+    """`leat node` with its own CA. `signers` maps tenant name to Signer."""
+
+    def __init__(self, directory, dsn=None, authority=None, name=None, extra=(), env=None):
+        self.dir = directory
+        os.makedirs(directory, exist_ok=True)
+        self.authority = authority or pki.Authority(os.path.join(directory, "ca"))
+        self.cert, self.key = (os.path.join(directory, f) for f in ("server.crt", "server.key"))
+        self.authority.issue(self.cert, self.key)
+        self.address = ("127.0.0.1", free_port())
+        self.tls = pki.client_context(self.authority.file)
+        self.ca = self.authority.file
+        self.url = f"mqtts://localhost:{self.address[1]}"
+        self.signers = {}
+        argv = ["node", "--cert", self.cert, "--key", self.key,
+                "--mqtt", f"127.0.0.1:{self.address[1]}", *extra]
+        argv += ["--db", dsn] if dsn else ["--memory"]
+        argv += ["--name", name] if name else []
+        super().__init__(directory, argv, env)
+
+    def start(self, wait=True):
+        super().start()
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout=20):
+        """Until a TLS handshake succeeds."""
+        def ready():
+            assert self.alive(), f"the node ended with {self.process.poll()}:\n{self.tail()}"
+            try:
+                mqtt.Client(self.address, self.tls, timeout=2).close()
+                return True
+            except (OSError, TimeoutError):
+                return False
+        wait_for(ready, timeout, "a node that answers")
+
+    def open(self, version=5, timeout=10):
+        """A connection without CONNECT."""
+        return mqtt.Client(self.address, self.tls, version, timeout * SLOW)
+
+    def connect(self, client_id="", tenant=None, version=5, token=None, **kw):
+        """A connected client; its CONNACK is client.connack."""
+        signer = self.signers[tenant] if tenant else next(iter(self.signers.values()))
+        c = self.open(version)
+        try:
+            c.connack = c.connect(client_id, token or signer.token(), **kw)
+        except BaseException:
+            c.close()
+            raise
+        return c
+
+
+class DevNode(Node):
+    """`leat dev`: memory backend, its own CA, tenant dev and a key to make tokens with."""
+
+    def __init__(self, directory):
+        # filled in when `leat dev` has made its files
+        self.dir = directory
+        self.signers = {}
+        port = free_port()
+        self.address = ("127.0.0.1", port)
+        self.url = f"mqtts://localhost:{port}"
+        Process.__init__(self, directory, ["dev", "--dir", directory, "--mqtt-port", str(port)])
+
+
+def connect(dsn):
+    """An autocommit connection with a DSN's own account."""
+    d = parse_dsn(dsn)
+    d.pop("unix_socket")
+    return pymysql.connect(autocommit=True, charset="utf8mb4", connect_timeout=10, **d)
