@@ -1,0 +1,209 @@
+"""The clients of the kill test: publishers, durable subscribers, and the watch over cursors. Each is
+a thread that reconnects whenever it is cut; `cut` asks it to reset its own connection, as the thread
+that reads a socket is the only one that may close it."""
+
+import collections
+import random
+import threading
+import time
+
+from history import parse, payload
+from leat import mqtt
+
+IO_ERRORS = (OSError, mqtt.Closed, mqtt.Refused, TimeoutError)
+FOREVER = [("session_expiry", mqtt.FOREVER)]
+
+
+class Actor(threading.Thread):
+    def __init__(self, node, history, name, version):
+        super().__init__(name=name, daemon=True)
+        self.node, self.history, self.version = node, history, version
+        self.cut = threading.Event()      # reset the connection, soon
+        self.stopping = threading.Event()
+        self.failure = None               # why the thread died
+
+    def run(self):
+        try:
+            while not self.stopping.is_set():
+                try:
+                    self.life()
+                except IO_ERRORS:
+                    time.sleep(0.02)
+        except BaseException as e:
+            self.failure = e
+            self.history.violation("actor", f"{self.name}: {type(e).__name__}: {e}")
+
+    def life(self):
+        raise NotImplementedError
+
+    def connect(self, **kw):
+        c = self.node.open(self.version, timeout=5)
+        try:
+            c.connack = c.connect(self.name, self.node.token, **kw)
+        except BaseException:
+            c.close()
+            raise
+        return c
+
+    def cut_now(self, c):
+        if self.cut.is_set():
+            self.cut.clear()
+            c.reset()
+            raise mqtt.Closed("cut")
+
+
+class Publisher(Actor):
+    """Keeps a window of QoS 1 publishes open; what was not answered is sent again, in order, as the
+    next attempt."""
+
+    def __init__(self, node, history, number, topics, window=200, size=64, version=5):
+        super().__init__(node, history, f"pub{number}", version)
+        self.number, self.topics, self.window, self.size = number, topics, window, size
+        self.paused = threading.Event()
+        self.next = 0
+        self.pending = collections.OrderedDict()  # number: [topic, attempt, packet id]
+        self.acks = 0
+
+    def life(self):
+        with self.connect(clean=True) as c:
+            ids = {}
+            self.send(c, ids, list(self.pending))
+            while not self.stopping.is_set():
+                self.cut_now(c)
+                fresh = []
+                while not self.paused.is_set() and len(self.pending) < self.window:
+                    self.pending[self.next] = [random.choice(self.topics), 0, None]
+                    fresh.append(self.next)
+                    self.next += 1
+                self.send(c, ids, fresh)
+                self.answers(c, ids)
+
+    def send(self, c, ids, numbers):
+        data = []
+        for n in numbers:
+            row = self.pending[n]
+            row[1] += 1
+            self.history.sent[self.number, n] = row[1]
+            while (pid := c.packet_id()) in ids:
+                pass
+            ids[pid] = n
+            data.append(mqtt.publish(row[0], payload(self.number, n, row[1], self.size), 1, pid,
+                                     dup=row[1] > 1, version=self.version))
+        if data:
+            c.send(b"".join(data))
+
+    def answers(self, c, ids):
+        """Take at least one PUBACK if any is due, then what else has arrived."""
+        wait = 0.05 if self.pending else 0.02
+        try:
+            while True:
+                p = c.read(wait)
+                if p.kind == mqtt.DISCONNECT:
+                    raise mqtt.Closed(str(p))
+                n = ids.pop(p.packet_id)
+                topic, attempt, _ = self.pending.pop(n)
+                if p.reason not in (0, 0x10):
+                    raise AssertionError(f"publish refused: {p}")
+                with self.history.lock:
+                    self.history.acked.add((self.number, n, attempt))
+                self.acks += 1
+                if mqtt.split(c.buf) is None:
+                    return
+        except TimeoutError:
+            return
+
+
+class Subscriber(Actor):
+    """A durable session; `name` in the history is its subscription's. Holds some acknowledgements
+    back for a while, so that a cut finds deliveries in flight."""
+
+    def __init__(self, node, history, name, filter_, subscription=None, version=5):
+        super().__init__(node, history, name, version)
+        self.filter, self.subscription = filter_, subscription or name
+        self.ready = threading.Event()
+        self.reconnects = 0
+
+    def life(self):
+        kw = {"props": FOREVER} if self.version == 5 else {}
+        with self.connect(clean=False, **kw) as c:
+            if not c.connack.present:
+                if self.ready.is_set():
+                    self.history.violation("sessions", f"{self.name}: its session is gone")
+                    self.stopping.set()
+                    return
+                c.subscribe(self.filter)
+                self.ready.set()
+            self.reconnects += 1
+            held = collections.deque()
+            while not self.stopping.is_set():
+                self.cut_now(c)
+                self.take(c, held)
+
+    def take(self, c, held):
+        got = []
+        try:
+            while len(got) < 200:
+                p = c.read(0.02 if held or got else 0.1)
+                if p.kind == mqtt.DISCONNECT:
+                    raise mqtt.Closed(str(p))
+                assert p.kind == mqtt.PUBLISH, str(p)
+                got.append((p.topic, parse(p.payload)))
+                held.append(p.packet_id)
+                if mqtt.split(c.buf) is None and len(got) >= 20:
+                    break
+        except TimeoutError:
+            pass
+        finally:
+            # Also when the connection broke: the client has seen these.
+            if got:
+                with self.history.lock:
+                    self.history.delivered[self.subscription] += got
+        keep = random.randrange(0, 30) if got else 0
+        data = []
+        while len(held) > keep:
+            data.append(mqtt.puback(held.popleft(), version=self.version))
+        if data:
+            c.send(b"".join(data))
+
+
+class CursorWatch(threading.Thread):
+    """Samples cursors.acked_through. What a reader sees may not be durable yet, so a sample counts
+    only when a commit made after it succeeded."""
+
+    def __init__(self, database, schema, history):
+        super().__init__(name="cursors", daemon=True)
+        self.database, self.schema, self.history = database, schema, history
+        self.stopping = threading.Event()
+        self.best, self.samples = {}, 0
+        with self.connection() as q:
+            q.execute("CREATE TABLE kill_watch (id INT PRIMARY KEY, n BIGINT NOT NULL)")
+            q.execute("INSERT INTO kill_watch VALUES (1, 0)")
+        self.open.close()
+
+    def connection(self):
+        self.open = self.database.connect(self.schema, read_timeout=10, write_timeout=10)
+        return self.open.cursor()
+
+    def run(self):
+        while not self.stopping.is_set():
+            try:
+                q = self.connection()
+                while not self.stopping.is_set():
+                    self.sample(q)
+                    time.sleep(0.03)
+            except Exception:  # the database is away: samples begin again when it is back
+                time.sleep(0.1)
+            finally:
+                self.open.close()
+
+    def sample(self, q):
+        q.execute("SELECT subscription_id, partition_id, acked_through FROM cursors")
+        rows = q.fetchall()
+        q.execute("UPDATE kill_watch SET n=n+1 WHERE id=1")
+        for sub, partition, through in rows:
+            best = self.best.get((sub, partition), 0)
+            if through < best:
+                self.history.violation("cursors", f"subscription {sub}, partition {partition}: "
+                                                  f"acked_through went from {best} to {through}")
+            self.best[sub, partition] = max(best, through)
+        self.samples += 1

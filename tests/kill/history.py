@@ -1,0 +1,162 @@
+"""What happened, and whether that keeps the promise.
+
+A publisher numbers its events; (publisher, number, attempt) is in the payload, and each attempt goes
+out once on one connection. So, whatever was killed:
+
+  acked        an attempt that was acknowledged is in the journal
+  once         no attempt is in the journal twice
+  dense        a partition's numbers have no hole and no batch overlaps another
+  journal-order first occurrences of a publisher's numbers on a topic are in its order
+  delivered    every event in the journal reached every durable subscription
+  from-journal nothing was delivered that is not in the journal
+  delivery-order first deliveries of a topic's events are in journal order
+  cursors      acked_through never moves back (watched by actors.CursorWatch)
+  sessions     a durable session is there when its client returns (watched by actors.Subscriber)
+
+Checks run at the end of an epoch, when everything published was acknowledged; then the epoch's
+details are dropped, so that memory stays bounded in a long run."""
+
+import json
+import threading
+from collections import defaultdict
+
+
+class Violation(Exception):
+    def __init__(self, rule, text):
+        super().__init__(f"{rule}: {text}")
+        self.rule = rule
+
+
+def some(items, n=5):
+    items = list(items)
+    return ", ".join(map(str, items[:n])) + (f" … ({len(items)})" if len(items) > n else "")
+
+
+class Journal:
+    """Reads the journal of one tenant as it grows."""
+
+    def __init__(self, query, tenant_id):
+        self.query, self.tenant_id = query, tenant_id
+        self.next_seq = defaultdict(lambda: 1)  # by partition
+
+    def read_new(self):
+        """[(partition, seq, topic, payload)] appended since the last call; checks `dense`."""
+        out = []
+        heads = self.query("SELECT partition_id, next_seq FROM head WHERE tenant_id=%s", self.tenant_id)
+        for partition, next_seq in heads:
+            expected = self.next_seq[partition]
+            rows = self.query("SELECT base_seq, event_count, attributes, body FROM journal WHERE "
+                              "tenant_id=%s AND partition_id=%s AND base_seq>=%s ORDER BY base_seq",
+                              self.tenant_id, partition, expected)
+            for base, count, attributes, body in rows:
+                if base != expected:
+                    raise Violation("dense", f"partition {partition}: {base} follows {expected - 1}")
+                events = json.loads(attributes)
+                if len(events) != count:
+                    raise Violation("dense", f"batch {base}: {count} events, {len(events)} described")
+                for i, e in enumerate(events):
+                    at = e.get("o", 0)
+                    payload = body[at:at + e.get("l", 0)]
+                    out.append((partition, base + i, e["topic"], payload))
+                expected = base + count
+            if expected != next_seq:
+                raise Violation("dense", f"partition {partition}: head says {next_seq}, "
+                                         f"the journal ends before {expected}")
+            self.next_seq[partition] = expected
+        return out
+
+
+class History:
+    """Filled by the actors' threads, checked by the main one while they rest."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.acked = set()             # (publisher, number, attempt)
+        self.sent = defaultdict(int)   # (publisher, number): attempts
+        self.delivered = defaultdict(list)  # subscription: [(topic, key)] in order
+        self.violations = []           # found by actors as they go
+        self.totals = defaultdict(int)
+        self.old = set()               # the last epoch's keys: may be delivered again
+
+    def violation(self, rule, text):
+        with self.lock:
+            self.violations.append(Violation(rule, text))
+
+    def check(self, events, subscriptions):
+        """events: Journal.read_new(); subscriptions: {name: ordered?}. Raises Violation."""
+        if self.violations:
+            raise self.violations[0]
+        journal = {}
+        for place, (_, seq, topic, payload) in enumerate(events):
+            key = parse(payload)
+            if key in journal:
+                raise Violation("once", f"{key} is in the journal as {journal[key][1]} and {seq}; "
+                                        f"acknowledged: {key in self.acked}")
+            journal[key] = (place, seq, topic)
+        lost = self.acked - journal.keys()
+        if lost:
+            raise Violation("acked", f"acknowledged, not in the journal: {some(sorted(lost))}")
+        unsent = [k for k in journal if self.sent.get(k[:2], 0) < k[2]]
+        if unsent:
+            raise Violation("once", f"in the journal, never sent: {some(unsent)}")
+        self._journal_order(journal)
+        for name, ordered in subscriptions.items():
+            self._deliveries(name, journal, ordered)
+        self._roll(journal)
+
+    def _journal_order(self, journal):
+        last, seen = {}, set()
+        for (pub, number, _), (_, seq, topic) in journal.items():
+            if (pub, number) in seen:
+                continue
+            seen.add((pub, number))
+            before = last.get((pub, topic), -1)
+            if number < before:
+                raise Violation("journal-order", f"{pub} on {topic}: {number} after {before} at {seq}")
+            last[pub, topic] = number
+
+    def _deliveries(self, name, journal, ordered):
+        got = self.delivered[name]
+        keys = {key for _, key in got}
+        strange = keys - journal.keys() - self.old
+        if strange:
+            raise Violation("from-journal", f"{name} got what is not in the journal: "
+                                            f"{some(sorted(strange))}")
+        missing = journal.keys() - keys
+        if missing:
+            first = min(missing, key=lambda k: journal[k][0])
+            raise Violation("delivered", f"{name} did not get {len(missing)} events, first {first} "
+                                         f"at {journal[first][1]}")
+        if not ordered:
+            return
+        last, seen = {}, set()
+        for topic, key in got:
+            if key in seen or key not in journal:
+                continue
+            seen.add(key)
+            place, seq, real_topic = journal[key]
+            if topic != real_topic:
+                raise Violation("from-journal", f"{name} got {key} as {topic}, it was {real_topic}")
+            if place < last.get(topic, -1):
+                raise Violation("delivery-order", f"{name}: {key} at {seq} came late on {topic}")
+            last[topic] = place
+
+    def _roll(self, journal):
+        self.totals["stored"] += len(journal)
+        self.totals["acked"] += len(self.acked)
+        self.totals["delivered"] += sum(map(len, self.delivered.values()))
+        self.totals["redelivered"] += sum(len(d) - len(set(d)) for d in self.delivered.values())
+        self.old = set(journal)
+        self.acked.clear()
+        self.sent.clear()
+        self.delivered.clear()
+
+
+def payload(pub, number, attempt, size):
+    head = b"%d:%d:%d:" % (pub, number, attempt)
+    return head + b"." * (size - len(head))
+
+
+def parse(data):
+    pub, number, attempt, _ = data.split(b":", 3)
+    return int(pub), int(number), int(attempt)
