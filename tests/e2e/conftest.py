@@ -48,7 +48,7 @@ def sql_node(work, database):
 
 @pytest.fixture(scope="session")
 def memory_node(work):
-    n = stack.DevNode(os.path.join(work, "dev"))
+    n = stack.MemoryNode(os.path.join(work, "memory"))
     n.start()
     yield n
     n.stop()

@@ -244,17 +244,16 @@ class Node(Process):
         return c
 
 
-class DevNode(Node):
-    """`leat dev`: memory backend, its own CA, tenant dev and a key to make tokens with."""
+class MemoryNode(Node):
+    """`leat node --memory` with one tenant and one key."""
 
-    def __init__(self, directory):
-        # filled in when `leat dev` has made its files
-        self.dir = directory
-        self.signers = {}
-        port = free_port()
-        self.address = ("127.0.0.1", port)
-        self.url = f"mqtts://localhost:{port}"
-        Process.__init__(self, directory, ["dev", "--dir", directory, "--mqtt-port", str(port)])
+    def __init__(self, directory, name="dev", alg="ES256"):
+        os.makedirs(directory, exist_ok=True)
+        key, path = pki.new_key(alg), os.path.join(directory, "dev.pub")
+        with open(path, "wb") as f:
+            f.write(pki.public_pem(key))
+        super().__init__(directory, extra=["--memory-tenant", name, "--memory-key", f"k1:{alg}:{path}"])
+        self.signers = {name: Signer(name, name, "k1", alg, key)}
 
 
 def connect(dsn):
