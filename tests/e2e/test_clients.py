@@ -77,9 +77,11 @@ def test_paho(make_paho, topic, version):
     assert not sub.connect()
     pub.connect()
     sub.client.subscribe(topic + "/+", 1)
-    assert int(str(sub.granted.get(timeout=5)[0] if version == 4 else sub.granted.get(timeout=5)[0].value)) == 1
+    granted = sub.granted.get(timeout=5)[0]
+    assert (granted if version == 4 else granted.value) == 1
     for i in range(100):
-        pub.client.publish(f"{topic}/{i % 3}", str(i), qos=i % 2)
+        # One QoS a topic: paho itself lets QoS 0 overtake QoS 1 that waits for its window.
+        pub.client.publish(f"{topic}/{i % 3}", str(i), qos=int(i % 3 != 0))
     got = [sub.messages.get(timeout=5) for _ in range(100)]
     for t in range(3):
         mine = [int(m.payload) for m in got if m.topic == f"{topic}/{t}"]
@@ -116,12 +118,12 @@ def mosquitto(node, tool, *args, version=5):
 
 @VERSIONS
 def test_mosquitto(node, topic, version):
-    sub = subprocess.Popen(mosquitto(node, "sub", "-q", "1", "-t", topic + "/#", "-C", "101", "-W", "20",
-                                     "-v", "-d", version=version), stdout=subprocess.PIPE, text=True)
+    sub = subprocess.Popen(["stdbuf", "-oL", *mosquitto(node, "sub", "-q", "1", "-t", topic + "/#", "-C", "101",
+                                                        "-W", "20", "-v", "-d", version=version)],
+                           stdout=subprocess.PIPE, text=True)
     try:
-        for line in sub.stdout:
-            if "Subscribed" in line:
-                break
+        while "Subscribed" not in sub.stdout.readline():
+            assert sub.poll() is None
         lines = "".join(f"line {i}\n" for i in range(100))
         subprocess.run(mosquitto(node, "pub", "-q", "1", "-t", topic + "/l", "-l", version=version),
                        input=lines, text=True, check=True, timeout=20 * SLOW)
@@ -152,7 +154,7 @@ def test_mosquitto_bad_token(node, topic):
     args = mosquitto(node, "pub", "-q", "1", "-t", topic, "-m", "x")
     args[args.index("-P") + 1] = "nonsense"
     done = subprocess.run(args, capture_output=True, text=True, timeout=20)
-    assert done.returncode != 0 and "authori" in done.stderr.lower() or "Bad user" in done.stderr
+    assert done.returncode != 0 and "bad user name or password" in done.stderr.lower()
 
 
 # ---- MQTT.js --------------------------------------------------------------------------------------
