@@ -331,18 +331,12 @@ def test_server_receive_maximum(client, node, topic):
     limit = c.connack.prop("receive_maximum") or 65535
     n = min(limit + 50, 65535)
     c.send(b"".join(mqtt.publish(topic, b"x", 1, i + 1) for i in range(n)))
-    acked = 0
-    try:
-        while acked < n:
-            p = c.read()
-            if p.kind == mqtt.DISCONNECT:
-                assert p.reason == 0x93
-                break
-            assert p.kind == mqtt.PUBACK and p.reason in (0, 0x10)
-            acked += 1
-    except mqtt.Closed:
-        pytest.fail("closed without a DISCONNECT")
-    assert acked
+    for _ in range(n):
+        p = c.read()
+        if p.kind == mqtt.DISCONNECT:
+            assert p.reason == 0x93
+            return
+        assert p.kind == mqtt.PUBACK and p.reason in (0, 0x10)
 
 
 def test_client_maximum_packet_size(client, node, topic):

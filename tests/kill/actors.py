@@ -3,6 +3,7 @@ a thread that reconnects whenever it is cut; `cut` asks it to reset its own conn
 that reads a socket is the only one that may close it."""
 
 import collections
+import contextlib
 import random
 import threading
 import time
@@ -194,7 +195,8 @@ class CursorWatch(threading.Thread):
             except Exception:  # the database is away: samples begin again when it is back
                 time.sleep(0.1)
             finally:
-                self.open.close()
+                with contextlib.suppress(Exception):
+                    self.open.close()
 
     def sample(self, q):
         q.execute("SELECT subscription_id, partition_id, acked_through FROM cursors")
