@@ -129,13 +129,15 @@ TAILQ_HEAD(subscription_list, subscription);
 struct partition {
 	struct space *space;
 	uint32_t id;
-	uint64_t next_seq; /* everything below was dispatched to live feeds; 0 = head not known */
+	uint64_t next_seq;  /* everything below was dispatched to live feeds; 0 = head not known */
+	uint64_t heard_seq; /* while it is not: stored up to here, however old a read's head is */
 	struct cached **cache; /* by base_seq, ascending */
 	size_t n_cache;
 	size_t cap_cache;
 	struct place_list live;
 	struct place_list lagging;
 	bool reading;    /* one read at a time; stays set through the pause after a failed one */
+	bool outdated;   /* something was stored since that read began, nobody knows where */
 	bool pausing;    /* that pause */
 	bool scheduled;  /* catch-up will run at the end of this turn */
 	bool freed;      /* nobody needs it; freed when its read and its turn end are over */
@@ -177,8 +179,8 @@ struct dispatch {
 	bool up;           /* the bus is */
 	bool draining;     /* nothing new is claimed */
 	uint32_t closings; /* rows being released or deleted */
-	bool released;  /* draining: every subscription was let go */
-	bool freeing;   /* the bus is not asked any more */
+	bool released;     /* draining: every subscription was let go */
+	bool freeing;      /* the bus is not asked any more */
 	void (*drained)(void *arg);
 	void *drained_arg;
 };

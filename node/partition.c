@@ -255,6 +255,13 @@ static void partition_advance(struct partition *p, uint64_t next_seq)
 	p->next_seq = next_seq;
 }
 
+/* Where the head is has to be asked: all lag until a read tells. */
+static void forget_head(struct partition *p)
+{
+	lag_all(p);
+	p->next_seq = 0;
+}
+
 /* Retention took what lies between: whoever wanted it goes on behind the gap. */
 static void skip_gap(struct partition *p, uint64_t from, uint64_t to)
 {
@@ -281,10 +288,12 @@ static void read_take(struct partition *p, struct bus_read *req)
 	/* the first is wanted first: should the cache be too small, the last ones go */
 	for (size_t i = req->n; i > 0; i--)
 		cache_add(p, req->batches[i - 1]);
-	partition_advance(p, req->next_seq);
+	partition_advance(p, req->next_seq > p->heard_seq ? req->next_seq : p->heard_seq);
 	if (first > req->from_seq)
 		skip_gap(p, req->from_seq, first);
 	p->wanted = 0;
+	if (p->outdated)
+		forget_head(p);
 }
 
 /* READY entries whose batch had left the cache can be sent now. */
@@ -371,6 +380,7 @@ static void start_read(struct partition *p, uint64_t from)
 	r->req.confirmed_seq = p->next_seq;
 	r->req.max_bytes = READ_BYTES;
 	p->reading = true;
+	p->outdated = false;
 	p->space->requests++;
 	d->stats.catch_up_reads++;
 	d->bus->ops->read(d->bus, &r->req);
@@ -431,21 +441,24 @@ void partition_fetch(struct partition *p, uint64_t seq)
 /* ---- news --------------------------------------------------------------------------------------
  */
 
+/* While a read is under way it may have seen the head before this batch was stored: what it tells
+ * is old then, and nobody else will tell. */
 void partition_stored(struct partition *p, struct batch *b)
 {
 	uint64_t base = batch_base_seq(b);
+	uint64_t end = base + batch_count(b);
 
-	if (!p->next_seq)
-		return; /* its readers begin with a read, which will find it */
-	if (!base) {
-		lag_all(p); /* stored, but where is not known: ask the journal */
-		p->next_seq = 0;
+	if (!base) { /* stored, but where is not known: ask the journal */
+		forget_head(p);
+		p->outdated = p->reading;
+	} else if (!p->next_seq) {
+		p->heard_seq = end; /* its readers begin with a read, which will find it */
 	} else if (base > p->next_seq) {
-		partition_advance(p, base + batch_count(b)); /* others wrote before it */
+		partition_advance(p, end); /* others wrote before it */
 	} else if (base == p->next_seq) {
 		cache_add(p, b);
 		dispatch_batch(p, b, base, true);
-		p->next_seq = base + batch_count(b);
+		p->next_seq = end;
 	}
 	if (!TAILQ_EMPTY(&p->lagging))
 		partition_schedule(p);
@@ -454,7 +467,7 @@ void partition_stored(struct partition *p, struct batch *b)
 void partition_suspend(struct partition *p)
 {
 	cache_clear(p);
-	p->next_seq = 0;
+	p->next_seq = p->heard_seq = 0;
 	p->wanted = 0;
 }
 

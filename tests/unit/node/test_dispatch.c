@@ -515,6 +515,56 @@ static void test_generation(void **state)
 	node_release(&n);
 }
 
+/* A backend whose read answers late: what it saw of the head is old by then. */
+static struct bus_ops slow_ops;
+static const struct bus_ops *real_ops;
+static struct bus_read *held_read;
+static void (*held_done)(struct bus_read *);
+static bool hold_reads;
+
+static void on_slow_read(struct bus_read *req)
+{
+	req->done = held_done;
+	if (hold_reads)
+		held_read = req;
+	else
+		req->done(req);
+}
+
+static void slow_read(struct bus *bus, struct bus_read *req)
+{
+	held_done = req->done;
+	req->done = on_slow_read;
+	real_ops->read(bus, req);
+}
+
+/* An event that was stored while the first read was under way, and after that read had seen the
+ * head, was delivered only when another one followed it. */
+static void test_stored_during_the_first_read(void **state)
+{
+	struct node n;
+	struct client c = {0};
+
+	(void)state;
+	node_init_with(&n, 0, 0);
+	real_ops = n.bus->ops;
+	slow_ops = *real_ops;
+	slow_ops.read = slow_read;
+	n.bus->ops = &slow_ops;
+	publish_many(&n, "t", 0, 10);
+	hold_reads = true;
+	connect_as(&n, &c, "c", true, 0, 1000);
+	subscribe(&c, "#", 1);
+	until(&n, held_read);
+	publish_many(&n, "t", 10, 11);
+	hold_reads = false;
+	held_read->done(held_read);
+	until(&n, c.n_got == 1);
+	assert_got(&c, 10, 11);
+	free(c.got);
+	node_release(&n);
+}
+
 static void test_start_positions(void **state)
 {
 	struct node n;
@@ -603,6 +653,7 @@ int main(void)
 	        cmocka_unit_test(test_takeover),
 	        cmocka_unit_test(test_share),
 	        cmocka_unit_test(test_generation),
+	        cmocka_unit_test(test_stored_during_the_first_read),
 	        cmocka_unit_test(test_start_positions),
 	        cmocka_unit_test(test_unsubscribe),
 	        cmocka_unit_test(test_drain_releases),
