@@ -156,9 +156,9 @@ class Process:
         self.process.send_signal(number)
 
     def kill(self):
-        if self.alive():
+        if self.process is not None:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
 
     def stop(self, timeout=15):
         """SIGTERM, and insist on exit status 0 and a clean log."""
