@@ -430,9 +430,10 @@ void mqtt_disconnect_all(struct mqtt *m)
 {
 	struct mqtt_client *c;
 
-	LIST_FOREACH (c, &m->clients, link)
+	LIST_FOREACH (c, &m->clients, link) {
 		mqtt_client_fail(c, MQTT_REASON_SERVER_SHUTTING_DOWN,
 		                 "this node is shutting down: connect again to reach another");
+	}
 }
 
 static void on_turn_end(void *arg)

@@ -83,6 +83,8 @@ struct mqtt_client {
 	char *subscribe_text; /* why filters of the SUBSCRIBE under way were refused; NULL = none */
 };
 
+LIST_HEAD(mqtt_client_list, mqtt_client);
+
 struct mqtt_listener_slot {
 	struct mqtt *mqtt;
 	char *tenant; /* NULL = tokens */
@@ -99,7 +101,7 @@ struct mqtt {
 	struct mqtt_settings set;
 	struct mqtt_stats stats;
 	struct mqtt_listener_slot *slots;
-	LIST_HEAD(, mqtt_client) clients;
+	struct mqtt_client_list clients;
 	bool stopping; /* mqtt_stop_publishing was called */
 
 	struct buf out;     /* the packet being encoded; cleared by its user */
