@@ -131,10 +131,25 @@ e2e: deps-test $(B)/leat ## end-to-end tests with real clients and servers
 	  $(PYTEST_ARGS)
 
 SEEDS ?= 2000
+SIMS  := $(B)/unit/cluster/test_sim
 
 .PHONY: simulate
-simulate: $(B)/leat ## the fault simulator: SEEDS=N seeds over the memory backend
-	@LEAT_BIN=$(abspath $(B)/leat) SEEDS=$(SEEDS) tests/sim/run
+simulate: $(SIMS) ## the fault simulator: SEEDS=N seeds over the memory backend
+	@set -e; for t in $(SIMS); do $$t --seeds $(SEEDS); done
+
+.PHONY: sim
+sim: simulate
+
+# Each seeded bug (base/bug.h) must be caught by the simulator within 20 seeds.
+SEEDED_BUGS := ack-before-commit dispatch-before-confirmed unknown-plain-look cursor-without-commit-no
+
+.PHONY: sim-bugs
+sim-bugs: ## the simulator proves itself: seeded bugs are caught within 20 seeds
+	@$(MAKE) --no-print-directory B=$(B)/bugs DEFS=-DLEAT_SEEDED_BUGS $(SIMS:$(B)/%=$(B)/bugs/%)
+	@set -e; for bug in $(SEEDED_BUGS); do \
+	  if out=$$(LEAT_BUG=$$bug $(B)/bugs/unit/cluster/test_sim --seeds 20 2>&1); \
+	  then echo "$$bug: NOT caught"; exit 1; fi; \
+	  echo "$$bug: caught, $$(grep -o 'seed [0-9]*: .*' <<<"$$out" | head -1)"; done
 
 KILLS ?= 100
 
@@ -158,7 +173,8 @@ $(foreach d,$(LAYERS),$(eval $(call test_rule,unit/$(d),$(d))))
 $(foreach d,$(LAYERS),$(eval $(call test_rule,integration/$(d),$(d))))
 $(eval $(call test_rule,integration,sql))
 # One suite for every backend of the bus.
-$(B)/unit/cluster/test_bus_memory $(B)/integration/cluster/test_bus_sql: tests/bus_suite.c
+$(B)/unit/cluster/test_bus_memory $(B)/unit/cluster/test_bus_sim $(B)/integration/cluster/test_bus_sql: tests/bus_suite.c
+$(B)/unit/cluster/test_sim: tests/sim_history.c
 -include $(UNITS:=.d) $(INTEGRATIONS:=.d)
 
 # Sanitizers: the same sources in build/asan and build/tsan. Reports of programs that the tests start

@@ -409,6 +409,8 @@ static void test_connection_killed_in_commit(void **state)
 	bool done = false;
 	char text[100];
 
+	if (!sql_conn_server(root)->mariadb)
+		skip();
 	run(root, "BACKUP STAGE START;BACKUP STAGE FLUSH;BACKUP STAGE BLOCK_DDL;"
 	          "BACKUP STAGE BLOCK_COMMIT");
 	start_append(env, &req, &batch, 1, &done);

@@ -1,0 +1,327 @@
+#include "cluster/sim_op.h"
+
+#include "base/mem.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- copying ------------------------------------------------------------------------------------
+ */
+
+static void *op_dup(struct sim_op *op, const void *p, size_t n)
+{
+	void *copy = xmalloc(n ? n : 1);
+
+	assert(op->n_blocks < sizeof op->blocks / sizeof *op->blocks);
+	if (n)
+		memcpy(copy, p, n);
+	op->blocks[op->n_blocks++] = copy;
+	return copy;
+}
+
+static struct slice op_dup_slice(struct sim_op *op, struct slice s)
+{
+	return slice(op_dup(op, s.p, s.n), s.n);
+}
+
+static void copy_append(struct sim_op *op)
+{
+	struct bus_append *r = &op->r.append;
+
+	r->batches = op_dup(op, r->batches, r->n * sizeof *r->batches);
+	for (size_t i = 0; i < r->n; i++)
+		r->batches[i] = batch_split(r->batches[i], 0, batch_count(r->batches[i]));
+}
+
+static const struct bus_cursor *copy_starts(struct sim_op *op, const struct bus_cursor *starts,
+                                            uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		assert(starts[i].acked_ahead.n == 0); /* a start has nothing done ahead of it */
+	return op_dup(op, starts, n * sizeof *starts);
+}
+
+static void copy_claim(struct sim_op *op)
+{
+	struct bus_claim *r = &op->r.claim;
+
+	r->subject = op_dup_slice(op, r->subject);
+	r->name = op_dup_slice(op, r->name);
+	r->filters = op_dup_slice(op, r->filters);
+	r->starts = copy_starts(op, r->starts, r->n_starts);
+	r->memory = NULL;
+}
+
+static void copy_change(struct sim_op *op)
+{
+	struct bus_change *r = &op->r.change;
+
+	r->filters = op_dup_slice(op, r->filters);
+	r->starts = copy_starts(op, r->starts, r->n_starts);
+}
+
+static void copy_commit(struct sim_op *op)
+{
+	struct bus_commit *r = &op->r.commit;
+	size_t bytes = 0;
+	char *text;
+
+	r->rows = op_dup(op, r->rows, r->n * sizeof *r->rows);
+	for (size_t i = 0; i < r->n; i++)
+		bytes += r->rows[i].to.acked_ahead.n;
+	text = op_dup(op, NULL, 0);
+	text = op->blocks[op->n_blocks - 1] = xrealloc(text, bytes ? bytes : 1);
+	for (size_t i = 0; i < r->n; i++) {
+		struct slice *ahead = &r->rows[i].to.acked_ahead;
+
+		if (ahead->n)
+			memcpy(text, ahead->p, ahead->n);
+		*ahead = slice(text, ahead->n);
+		text += ahead->n;
+	}
+}
+
+static size_t request_size(enum sim_kind kind)
+{
+	static const size_t sizes[] = {
+#define SIM_SIZE(verb, writes) [SIM_##verb] = sizeof(struct bus_##verb),
+	        SIM_REQUESTS(SIM_SIZE)
+#undef SIM_SIZE
+	};
+
+	return sizes[kind];
+}
+
+struct sim_op *sim_op_new(enum sim_kind kind, const struct id128 *me, const void *request)
+{
+	struct sim_op *op = xcalloc(1, sizeof *op);
+
+	op->kind = kind;
+	op->refs = 1;
+	op->me = *me;
+	if (request)
+		memcpy(&op->r, request, request_size(kind));
+	if (kind == SIM_append)
+		copy_append(op);
+	else if (kind == SIM_claim)
+		copy_claim(op);
+	else if (kind == SIM_change)
+		copy_change(op);
+	else if (kind == SIM_commit)
+		copy_commit(op);
+	return op;
+}
+
+struct sim_op *sim_op_ref(struct sim_op *op)
+{
+	op->refs++;
+	return op;
+}
+
+void sim_op_unref(struct sim_op *op)
+{
+	if (--op->refs)
+		return;
+	sim_op_drop_results(op);
+	for (size_t i = 0; op->kind == SIM_append && i < op->r.append.n; i++)
+		batch_unref(op->r.append.batches[i]);
+	for (uint32_t i = 0; i < op->n_blocks; i++)
+		free(op->blocks[i]);
+	free(op);
+}
+
+/* ---- what it is ---------------------------------------------------------------------------------
+ */
+
+bool sim_op_writes(const struct sim_op *op)
+{
+	static const bool writes[] = {
+#define SIM_WRITES(verb, w) [SIM_##verb] = w,
+	        SIM_REQUESTS(SIM_WRITES)
+#undef SIM_WRITES
+	                [SIM_open_session] = 1,
+	        [SIM_end_session] = 1,
+	};
+
+	return writes[op->kind];
+}
+
+const char *sim_op_name(const struct sim_op *op)
+{
+	static const char *const names[] = {
+#define SIM_NAME(verb, w) [SIM_##verb] = #verb,
+	        SIM_REQUESTS(SIM_NAME)
+#undef SIM_NAME
+	                [SIM_open_session] = "open_session",
+	        [SIM_end_session] = "end_session",
+	};
+
+	return names[op->kind];
+}
+
+static bool batch_has(const struct batch *b, char letter)
+{
+	for (uint32_t i = 0; i < batch_count(b); i++) {
+		struct event ev;
+
+		batch_event(b, i, &ev);
+		if (ev.payload.n && ev.payload.p[0] == letter)
+			return true;
+	}
+	return false;
+}
+
+bool sim_op_poisoned(struct sim_op *op, char letter)
+{
+	struct bus_append *r = &op->r.append;
+
+	if (op->kind != SIM_append || !letter)
+		return false;
+	for (size_t i = 0; i < r->n; i++) {
+		if (!batch_has(r->batches[i], letter))
+			continue;
+		r->culprit = r->n % 2 ? i : SIZE_MAX; /* the database cannot always tell */
+		snprintf(r->error, sizeof r->error, "poison");
+		return true;
+	}
+	return false;
+}
+
+/* ---- doing it -----------------------------------------------------------------------------------
+ */
+
+enum sql_outcome sim_op_apply(struct sim_op *op, struct store *store)
+{
+	sim_op_drop_results(op);
+	switch (op->kind) {
+	case SIM_append:
+		return store_append(store, &op->me, &op->r.append);
+	case SIM_resolve:
+		return store_resolve(store, &op->r.resolve);
+	case SIM_read:
+		return store_read(store, &op->r.read);
+	case SIM_locate:
+		return store_locate(store, &op->r.locate);
+	case SIM_claim:
+		return store_claim(store, &op->me, &op->r.claim);
+	case SIM_change:
+		return store_change(store, &op->me, &op->r.change);
+	case SIM_commit:
+		return store_commit(store, &op->me, &op->r.commit);
+	case SIM_expire:
+		return store_expire(store, &op->r.expire);
+	case SIM_open_session:
+		store_session_open(store, &op->me, op->name);
+		return SQL_OK;
+	case SIM_end_session:
+		store_session_end(store, &op->me);
+		return SQL_OK;
+	}
+	return SQL_FATAL;
+}
+
+void sim_op_drop_results(struct sim_op *op)
+{
+	if (op->kind == SIM_claim && op->r.claim.memory)
+		store_claim_release(&op->r.claim);
+	if (op->kind != SIM_read)
+		return;
+	for (size_t i = 0; i < op->r.read.n; i++)
+		batch_unref(op->r.read.batches[i]);
+	free(op->r.read.batches);
+	op->r.read.batches = NULL;
+	op->r.read.n = 0;
+}
+
+/* The caller's pointers stay; everything else is as the database left it. */
+static void answer_append(struct sim_op *op, struct bus_append *out)
+{
+	const struct bus_append *r = &op->r.append;
+
+	for (size_t i = 0; out->outcome == SQL_OK && i < r->n; i++) {
+		batch_set_base_seq(out->batches[i], batch_base_seq(r->batches[i]));
+		batch_set_stamp(out->batches[i], batch_stamp(r->batches[i]));
+	}
+	out->culprit = r->culprit;
+	memcpy(out->error, r->error, sizeof out->error);
+}
+
+static void answer_claim(struct sim_op *op, struct bus_claim *out)
+{
+	struct bus_claim *r = &op->r.claim;
+
+	out->created = r->created;
+	out->subscription_id = r->subscription_id;
+	out->epoch = r->epoch;
+	out->stored_expiry_s = r->stored_expiry_s;
+	out->stored_filters = r->stored_filters;
+	out->n_cursors = r->n_cursors;
+	out->cursors = r->cursors;
+	out->memory = r->memory;
+	r->memory = NULL;
+}
+
+static void answer_read(struct sim_op *op, struct bus_read *out)
+{
+	out->n = op->r.read.n;
+	out->batches = op->r.read.batches;
+	out->next_seq = op->r.read.next_seq;
+	op->r.read.n = 0;
+	op->r.read.batches = NULL;
+}
+
+static void answer_results(struct sim_op *op, void *request)
+{
+	switch (op->kind) {
+	case SIM_append:
+		answer_append(op, request);
+		break;
+	case SIM_resolve:
+		((struct bus_resolve *)request)->fence = op->r.resolve.fence;
+		((struct bus_resolve *)request)->flush_no = op->r.resolve.flush_no;
+		break;
+	case SIM_read:
+		answer_read(op, request);
+		break;
+	case SIM_locate:
+		((struct bus_locate *)request)->seq = op->r.locate.seq;
+		break;
+	case SIM_claim:
+		answer_claim(op, request);
+		break;
+	case SIM_commit:
+		for (size_t i = 0; i < op->r.commit.n; i++)
+			((struct bus_commit *)request)->rows[i].fenced =
+			        op->r.commit.rows[i].fenced;
+		break;
+	case SIM_expire:
+		((struct bus_expire *)request)->removed = op->r.expire.removed;
+		break;
+	case SIM_change:
+	case SIM_open_session:
+	case SIM_end_session:
+		break;
+	}
+}
+
+void sim_op_answer(struct sim_op *op, void *request, enum sql_outcome outcome)
+{
+	if (outcome != SQL_OK)
+		sim_op_drop_results(op);
+	switch (op->kind) {
+#define SIM_ANSWER(verb, writes)                                   \
+	case SIM_##verb:                                           \
+		((struct bus_##verb *)request)->outcome = outcome; \
+		if (outcome == SQL_OK || outcome == SQL_FATAL)     \
+			answer_results(op, request);               \
+		((struct bus_##verb *)request)->done(request);     \
+		break;
+		SIM_REQUESTS(SIM_ANSWER)
+#undef SIM_ANSWER
+	case SIM_open_session:
+	case SIM_end_session:
+		break;
+	}
+}
