@@ -415,7 +415,7 @@ void mqtt_on_registry_change(void *arg, const struct tenant *t, enum registry_ch
 
 	if (what == REGISTRY_TENANT_ADDED)
 		return;
-	LIST_FOREACH (c, &m->clients, link) {
+	for (c = LIST_FIRST(&m->clients); c; c = LIST_NEXT(c, link)) {
 		if (c->who.tenant == t && still_good(&c->who, what, key_id, &e) < 0)
 			mqtt_client_fail(c, (uint8_t)e.code, "%s", e.text);
 	}
@@ -430,7 +430,7 @@ void mqtt_disconnect_all(struct mqtt *m)
 {
 	struct mqtt_client *c;
 
-	LIST_FOREACH (c, &m->clients, link) {
+	for (c = LIST_FIRST(&m->clients); c; c = LIST_NEXT(c, link)) {
 		mqtt_client_fail(c, MQTT_REASON_SERVER_SHUTTING_DOWN,
 		                 "this node is shutting down: connect again to reach another");
 	}

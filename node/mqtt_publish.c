@@ -166,7 +166,6 @@ static const struct {
         {"subject", offsetof(struct event, subject)},
         {"correlationid", offsetof(struct event, correlation_id)},
         {"causationid", offsetof(struct event, causation_id)},
-        {"partitionkey", offsetof(struct event, key)},
 };
 
 static void take_attribute(struct event *ev, struct slice key, struct slice value)
@@ -179,8 +178,8 @@ static void take_attribute(struct event *ev, struct slice key, struct slice valu
 	}
 }
 
-/* User properties name CloudEvents attributes only if `specversion` says that this is one.
- * `leat-key` sets the ordering key of any event, and wins over partitionkey. */
+/* User properties name CloudEvents attributes only if `specversion` says that this is one. The
+ * ordering key of any event is `leat-key` or else CloudEvents' `partitionkey`. */
 static void take_user_properties(struct event *ev, const struct mqtt_props *props)
 {
 	struct slice rest = props->raw;
@@ -194,6 +193,8 @@ static void take_user_properties(struct event *ev, const struct mqtt_props *prop
 			cloud_event = true;
 		else if (slice_eq(key, slice_str("leat-key")))
 			leat_key = value;
+		else if (slice_eq(key, slice_str("partitionkey")))
+			ev->key = value;
 	}
 	rest = props->raw;
 	while (cloud_event && mqtt_user_prop_next(&rest, &key, &value))

@@ -983,9 +983,11 @@ static void test_cloud_event(void **state)
 
 	buf_clear(&props); /* no specversion: user properties are just that */
 	mqtt_put_user(&props, slice_str("id"), slice_str("e-2"));
+	mqtt_put_user(&props, slice_str("partitionkey"), slice_str("plain"));
 	publish(1, 3, "out/a", "x", buf_slice(&props));
 	send_out();
 	assert_string_equal(fake.last.id.p, "");
+	assert_string_equal(fake.last.key.p, "plain"); /* but for the ordering key */
 	buf_release(&props);
 }
 
