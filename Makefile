@@ -85,7 +85,7 @@ install: $(B)/leat ## install to DESTDIR and PREFIX (/usr/local)
 # ---- what the targets need from Debian ----------------------------------------------------------
 .PHONY: deps
 deps: ## install what is missing from Debian's packages (the targets call it themselves)
-	@tests/deps build run test check fuzz bench
+	@tests/deps build run test check fuzz bench mosquitto nats rabbitmq
 
 .PHONY: deps-%
 deps-%:
@@ -157,9 +157,14 @@ KILLS ?= 100
 kill-test: deps-test $(B)/leat ## KILLS=100 random kills of node, database and clients; nothing is lost
 	@LEAT_BIN=$(abspath $(B)/leat) KILLS=$(KILLS) tests/kill/run
 
+# BENCH_ARGS="--servers leat,mosquitto --json FILE"; tests/bench/run --help lists them.
 .PHONY: bench
 bench: deps-bench $(B)/leat ## the same work on Leat, mosquitto, NATS and RabbitMQ
-	@LEAT_BIN=$(abspath $(B)/leat) tests/bench/run
+	@LEAT_BIN=$(abspath $(B)/leat) tests/bench/run $(BENCH_ARGS)
+
+.PHONY: scale
+scale: deps-bench $(B)/leat ## 10,000 idle connections, 10,000 tenants: memory of each, processor time
+	@LEAT_BIN=$(abspath $(B)/leat) tests/scale/run $(SCALE_ARGS)
 
 # $(1) the test's path without its name, $(2) its layer.
 define test_rule
