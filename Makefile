@@ -243,12 +243,14 @@ $(B)/tidy/%.ok: % .clang-tidy tests/.clang-tidy $(foreach d,$(LAYERS),$(wildcard
 
 check-cppcheck:
 	@cppcheck --quiet --std=c11 --error-exitcode=1 --inline-suppr --enable=warning,portability \
-	  --suppress=missingIncludeSystem --suppress=arrayIndexOutOfBoundsCond --suppress='*:/usr/*' -I. -D_GNU_SOURCE -D__GNUC__ \
+	  --suppress=missingIncludeSystem --suppress=arrayIndexOutOfBoundsCond --suppress=ctuuninitvar --suppress='*:/usr/*' -I. -D_GNU_SOURCE -D__GNUC__ \
+	  --include=$(firstword $(wildcard /usr/include/*/sys/queue.h)) \
 	  --cppcheck-build-dir=$$(mkdir -p $(B)/cppcheck && echo $(B)/cppcheck) -j2 $(SRCS)
 	@echo "check-cppcheck: clean"
 
 check-format:
-	@clang-format-14 --dry-run -Werror $(C_FILES)
+	@clang-format-14 --dry-run $(C_FILES) 2>&1 | sed -nE 's/^([^: ]+):[0-9]+:.*clang-format-violations.*/\1: make format/p' | \
+	  sort | uniq -c | { ! grep .; }
 	@echo "check-format: clean"
 
 check-layers:

@@ -126,7 +126,7 @@ static int set_list(const struct option *o, const char *text, void *field, struc
 
 static int set_integer(const struct option *o, const char *text, void *field, struct err *e)
 {
-	uint64_t n;
+	uint64_t n = 0;
 	int rc = o->kind == OPTION_SIZE       ? option_parse_size(text, &n, e)
 	         : o->kind == OPTION_DURATION ? option_parse_duration(text, &n, e)
 	                                      : option_parse_number(text, &n, e);

@@ -84,11 +84,11 @@ enum { OPTIONS_EXIT_USAGE = 2 }; /* exit status after a bad command line */
 
 /* Fill *out, which the call zeroes field by field through the table: zero it first if it has more.
  * argv[0] is the command's name. 0; 1 = --help was asked for; -1 = bad, e says why. */
-int options_parse(const struct options *o, int argc, char **argv, void *out, struct err *e);
+int options_parse(const struct options *spec, int argc, char **argv, void *out, struct err *e);
 /* The same for a command's main: prints --help or the error. false = exit with *rc now. */
-bool options_take(const struct options *o, int argc, char **argv, void *out, int *rc);
-void options_release(const struct options *o, void *out);
-void options_help(const struct options *o, FILE *f);
+bool options_take(const struct options *spec, int argc, char **argv, void *out, int *rc);
+void options_release(const struct options *spec, void *out);
+void options_help(const struct options *spec, FILE *f);
 
 /* The value parsers, for other places where people write these. */
 int option_parse_size(const char *text, uint64_t *bytes, struct err *e);

@@ -226,7 +226,7 @@ void tls_server_free(struct tls_server *t)
 
 int tls_server_reload(struct tls_server *t, struct err *e)
 {
-	int64_t expires_s;
+	int64_t expires_s = 0;
 	SSL_CTX *ctx = server_ctx(t, &expires_s, e);
 
 	if (!ctx)
