@@ -3,9 +3,9 @@
  * `body`, the payloads end to end. Events are written into both as they arrive, so that a flush has
  * nothing left to encode, and after COMMIT the same bytes feed every subscriber.
  *
- * Ref-counted by the loop thread. A batch is open (events are appended) until batch_seal(); a sealed
- * batch never changes but for its base_seq and stamp, which the loop thread sets once; its bytes may
- * be read by a worker thread that was handed it.
+ * Ref-counted by the loop thread. A batch is open (events are appended) until batch_seal(); a
+ * sealed batch never changes but for its base_seq and stamp, which the loop thread sets once; its
+ * bytes may be read by a worker thread that was handed it.
  *
  * Attribute keys: topic, q (publish QoS; absent = 1), client, id, source, type, time, subject, key,
  * corr, caus, ct (content type), pf (payload format), rt (response topic), cd (correlation data,
@@ -22,8 +22,9 @@
 #include <stdint.h>
 
 enum {
-	BATCH_MAX_EVENTS = 1000,      /* also the bound that readers of the `event` view rely on */
-	BATCH_MAX_BYTES = 256 * 1024, /* attributes + body; one larger event is a batch of its own */
+	BATCH_MAX_EVENTS = 1000, /* also the bound that readers of the `event` view rely on */
+	BATCH_MAX_BYTES =
+	        256 * 1024, /* attributes + body; one larger event is a batch of its own */
 };
 
 /* Who published an event and waits for the answer; conn_id 0 = nobody. */
@@ -45,8 +46,8 @@ void batch_seal(struct batch *b);
 /* A batch from a journal row; copies both texts. NULL with e set when the row is not one we could
  * have written (bad JSON, offsets outside body, a count that differs): the row is never trusted. */
 struct batch *batch_decode(uint32_t tenant_id, uint32_t partition_id, uint64_t base_seq,
-			   uint32_t event_count, struct slice attributes, struct slice body,
-			   struct err *e);
+                           uint32_t event_count, struct slice attributes, struct slice body,
+                           struct err *e);
 
 /* A new sealed batch holding events [from, to) of a sealed one, publishers included: to bisect. */
 struct batch *batch_split(const struct batch *b, uint32_t from, uint32_t to);
@@ -54,8 +55,8 @@ struct batch *batch_split(const struct batch *b, uint32_t from, uint32_t to);
 uint32_t batch_tenant(const struct batch *b);
 uint32_t batch_partition(const struct batch *b);
 uint32_t batch_count(const struct batch *b);
-size_t batch_bytes(const struct batch *b);            /* attributes + body: what the journal counts */
-size_t batch_memory(const struct batch *b);           /* what it costs to keep */
+size_t batch_bytes(const struct batch *b);  /* attributes + body: what the journal counts */
+size_t batch_memory(const struct batch *b); /* what it costs to keep */
 struct slice batch_attributes(const struct batch *b); /* sealed only */
 struct slice batch_body(const struct batch *b);       /* sealed only */
 
@@ -69,8 +70,9 @@ uint64_t batch_stamp(const struct batch *b);
 void batch_set_stamp(struct batch *b, uint64_t stamp);
 uint64_t batch_stamp_of(const uint8_t session_id[16], uint32_t writer_no, uint64_t flush_no);
 
-/* The i-th event; slices point into the batch. Only what delivery needs is filled in: topic, payload,
- * props, client, key, expires_ms, qos; the rest is read from the attributes where it is wanted. */
+/* The i-th event; slices point into the batch. Only what delivery needs is filled in: topic,
+ * payload, props, client, key, expires_ms, qos; the rest is read from the attributes where it is
+ * wanted. */
 void batch_event(const struct batch *b, uint32_t i, struct event *out);
 struct publisher batch_publisher(const struct batch *b, uint32_t i);
 

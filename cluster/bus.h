@@ -1,15 +1,15 @@
-/* bus: what dispatch and the protocols need from a backend, as an interface with two implementations:
- * `sql` (cluster/bus_sql.h: MySQL or MariaDB, durable) and `memory` (cluster/bus_memory.h: one
- * process, nothing kept; also the fault simulator).
+/* bus: what dispatch and the protocols need from a backend, as an interface with two
+ * implementations: `sql` (cluster/bus_sql.h: MySQL or MariaDB, durable) and `memory`
+ * (cluster/bus_memory.h: one process, nothing kept; also the fault simulator).
  *
  * Every call is asynchronous: the caller fills in a request, hands it over and keeps it until
- * req->done(req) is called on the loop thread: exactly once, never before the call returned, also at
- * shutdown. The results are in the request then, `outcome` first. Loop thread only.
+ * req->done(req) is called on the loop thread: exactly once, never before the call returned, also
+ * at shutdown. The results are in the request then, `outcome` first. Loop thread only.
  *
- * Outcomes (sql/outcome.h): OK; DUP already there; RETRY nothing was stored, try again; LOST a fence
- * did not match: the state behind it is no longer ours, drop it; UNKNOWN it may have been stored, or
- * may yet be: only bus_resolve (appends) or a claim with a new epoch (cursors) tells; FATAL refused,
- * trying again will not help.
+ * Outcomes (sql/outcome.h): OK; DUP already there; RETRY nothing was stored, try again; LOST a
+ * fence did not match: the state behind it is no longer ours, drop it; UNKNOWN it may have been
+ * stored, or may yet be: only bus_resolve (appends) or a claim with a new epoch (cursors) tells;
+ * FATAL refused, trying again will not help.
  *
  * Generations: when any connection to the database is lost, everything that was read or claimed
  * through it is void. The bus calls on_state(BUS_DOWN); requests made before complete with RETRY or
@@ -27,15 +27,16 @@
 #include <stdint.h>
 
 enum {
-	BUS_WRITERS = 2,               /* journal writers per node; a head always uses the same one */
-	BUS_FLUSH_MAX_HEADS = 100,     /* per append */
+	BUS_WRITERS = 2,           /* journal writers per node; a head always uses the same one */
+	BUS_FLUSH_MAX_HEADS = 100, /* per append */
 	BUS_FLUSH_MAX_BYTES = 1 << 20, /* per append; a single larger event goes alone */
 	BUS_CURSORS_MAX = 500,         /* rows per cursor commit */
 	BUS_NAME_MAX = 255,            /* bytes of a subject or a subscription name */
 	BUS_AHEAD_MAX = 4096,          /* bytes of an encoded acked_ahead */
 };
 
-/* ---- append: one flush, one transaction --------------------------------------------------------- */
+/* ---- append: one flush, one transaction ---------------------------------------------------------
+ */
 
 struct bus_append {
 	enum sql_outcome outcome;
@@ -46,17 +47,18 @@ struct bus_append {
 	uint64_t flush_no;      /* this flush's number: the writer's last stored one + 1 */
 	uint64_t fence;         /* the writer's fence as last known */
 	size_t n;               /* batches, 1.. */
-	struct batch **batches; /* sealed; sorted by (tenant, partition), several of one head in their
-				 * publishing order. Base_seq and stamp are set when OK. */
-	size_t culprit;         /* FATAL: index of the batch the database refused, SIZE_MAX unknown */
-	char error[160];        /* FATAL: the database's words, without data */
+	struct batch **batches; /* sealed; sorted by (tenant, partition), several of one head in
+	                         * their publishing order. Base_seq and stamp are set when OK. */
+	size_t culprit;  /* FATAL: index of the batch the database refused, SIZE_MAX unknown */
+	char error[160]; /* FATAL: the database's words, without data */
 };
 
-/* What became of an append whose outcome was UNKNOWN: raises the fence (a write, so a late COMMIT of
- * the old flush comes before it or not at all), then reads the number of the last stored flush. Works on
- * the row of an ended session too. */
+/* What became of an append whose outcome was UNKNOWN: raises the fence (a write, so a late COMMIT
+ * of the old flush comes before it or not at all), then reads the number of the last stored flush.
+ * Works on the row of an ended session too. */
 struct bus_resolve {
-	enum sql_outcome outcome; /* OK, RETRY (ask again), LOST (no such writer: nobody can tell) */
+	enum sql_outcome
+	        outcome; /* OK, RETRY (ask again), LOST (no such writer: nobody can tell) */
 	void (*done)(struct bus_resolve *);
 	void *arg;
 
@@ -66,7 +68,8 @@ struct bus_resolve {
 	uint64_t flush_no; /* out: last stored flush */
 };
 
-/* ---- read --------------------------------------------------------------------------------------- */
+/* ---- read ---------------------------------------------------------------------------------------
+ */
 
 /* Batches of one partition from from_seq on (the first may begin before it), in order and without a
  * hole; one at the front means retention took the events. Only confirmed batches are returned:
@@ -83,9 +86,10 @@ struct bus_read {
 	uint64_t confirmed_seq; /* everything below it is known to be durable */
 	size_t max_bytes;       /* stop after the batch that reaches it */
 
-	size_t n;               /* out */
-	struct batch **batches; /* out: one reference each; they and the array become the caller's */
-	uint64_t next_seq;      /* out: the head's next number, confirmed */
+	size_t n; /* out */
+	struct batch *
+	        *batches;  /* out: one reference each; they and the array become the caller's */
+	uint64_t next_seq; /* out: the head's next number, confirmed */
 };
 
 /* Where a position is in a partition. */
@@ -107,7 +111,8 @@ struct bus_locate {
 	uint64_t seq;     /* out: number of the first event wanted; >= 1 */
 };
 
-/* ---- subscriptions: one owner at a time --------------------------------------------------------- */
+/* ---- subscriptions: one owner at a time ---------------------------------------------------------
+ */
 
 enum bus_sub_kind {
 	BUS_SUB_SESSION = 1, /* an MQTT session's plain filters; name = client id, of one subject */
@@ -117,14 +122,17 @@ enum bus_sub_kind {
 
 struct bus_cursor {
 	uint32_t partition_id;
-	uint64_t acked_through;   /* events up to here are done; a new cursor begins at start - 1 */
-	uint64_t commit_no;       /* of the last commit; each raises it by one */
-	struct slice acked_ahead; /* encoded ranges (cluster/ranges.h) done ahead of acked_through */
+	uint64_t acked_through; /* events up to here are done; a new cursor begins at start - 1 */
+	uint64_t commit_no;     /* of the last commit; each raises it by one */
+	struct slice
+	        acked_ahead; /* encoded ranges (cluster/ranges.h) done ahead of acked_through */
 };
 
-/* Take a subscription: create its row if asked, become its owner with epoch + 1, read its cursors. */
+/* Take a subscription: create its row if asked, become its owner with epoch + 1, read its cursors.
+ */
 struct bus_claim {
-	enum sql_outcome outcome; /* OK; LOST a live node owns it; FATAL absent and not to be created */
+	enum sql_outcome
+	        outcome; /* OK; LOST a live node owns it; FATAL absent and not to be created */
 	void (*done)(struct bus_claim *);
 	void *arg;
 
@@ -151,7 +159,8 @@ struct bus_claim {
 
 /* Change a subscription this node owns; every verb checks owner and epoch in its own statement. */
 enum bus_change_verb {
-	BUS_CHANGE_FILTERS, /* store filters and expiry_s; make those cursors in starts that are missing */
+	BUS_CHANGE_FILTERS, /* store filters and expiry_s; make those cursors in starts that are
+	                       missing */
 	BUS_CHANGE_IDLE,    /* its last consumer left: expires expiry_s from now; still owned */
 	BUS_CHANGE_ACTIVE,  /* a consumer came back before it expired */
 	BUS_CHANGE_RELEASE, /* give up ownership (owner = NULL) */
@@ -173,8 +182,8 @@ struct bus_change {
 	const struct bus_cursor *starts;
 };
 
-/* Commit cursors of any number of subscriptions in one transaction. A row that does not match (owner,
- * epoch, commit_no) is marked fenced and the others stand. */
+/* Commit cursors of any number of subscriptions in one transaction. A row that does not match
+ * (owner, epoch, commit_no) is marked fenced and the others stand. */
 struct bus_cursor_row {
 	uint32_t tenant_id;
 	uint64_t subscription_id;
@@ -184,11 +193,12 @@ struct bus_cursor_row {
 };
 
 struct bus_commit {
-	enum sql_outcome outcome; /* OK (look at fenced), RETRY, UNKNOWN, LOST (session ended), FATAL */
+	enum sql_outcome
+	        outcome; /* OK (look at fenced), RETRY, UNKNOWN, LOST (session ended), FATAL */
 	void (*done)(struct bus_commit *);
 	void *arg;
 
-	size_t n;                    /* 1..BUS_CURSORS_MAX, sorted by tenant, subscription, partition */
+	size_t n; /* 1..BUS_CURSORS_MAX, sorted by tenant, subscription, partition */
 	struct bus_cursor_row *rows; /* the caller's, acked_ahead bytes included, until done */
 };
 
@@ -201,7 +211,8 @@ struct bus_expire {
 	uint32_t removed; /* out */
 };
 
-/* ---- the interface ------------------------------------------------------------------------------ */
+/* ---- the interface ------------------------------------------------------------------------------
+ */
 
 struct bus;
 
@@ -211,16 +222,19 @@ struct bus_ops {
 	void (*read)(struct bus *, struct bus_read *);
 	void (*locate)(struct bus *, struct bus_locate *);
 	void (*claim)(struct bus *, struct bus_claim *);
-	void (*claim_release)(struct bus *, struct bus_claim *); /* frees what its results point to */
+	void (*claim_release)(struct bus *,
+	                      struct bus_claim *); /* frees what its results point to */
 	void (*change)(struct bus *, struct bus_change *);
 	void (*commit)(struct bus *, struct bus_commit *);
 	void (*expire)(struct bus *, struct bus_expire *);
-	void (*stop)(struct bus *, void (*on_stopped)(void *arg), void *arg); /* end the session cleanly */
+	void (*stop)(struct bus *, void (*on_stopped)(void *arg),
+	             void *arg); /* end the session cleanly */
 	void (*free)(struct bus *);
 };
 
 enum bus_state {
-	BUS_DOWN,  /* the database is away, or was: a new generation. Requests fail fast with RETRY */
+	BUS_DOWN,  /* the database is away, or was: a new generation. Requests fail fast with RETRY
+	            */
 	BUS_UP,    /* a session is open and requests are served */
 	BUS_ENDED, /* this node was replaced by one of its own name: it must stop */
 };

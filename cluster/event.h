@@ -15,9 +15,10 @@ struct event {
 	struct slice topic;   /* 1..65,535 bytes of UTF-8, no wildcard */
 	struct slice payload; /* raw bytes */
 
-	/* The MQTT 5 properties an application message carries unchanged, as an MQTT 5 property block
-	 * without its length (MQTT 5, section 2.2.2.2): payload format indicator (0x01), content type
-	 * (0x03), response topic (0x08), correlation data (0x09), user properties (0x26) in order. */
+	/* The MQTT 5 properties an application message carries unchanged, as an MQTT 5 property
+	 * block without its length (MQTT 5, section 2.2.2.2): payload format indicator (0x01),
+	 * content type (0x03), response topic (0x08), correlation data (0x09), user properties
+	 * (0x26) in order. */
 	struct slice props;
 
 	struct slice client; /* publisher's client id; decides No Local, shown to admins */

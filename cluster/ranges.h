@@ -28,10 +28,10 @@ void ranges_add(struct ranges *r, uint64_t first, uint64_t last); /* merges; any
 bool ranges_contain(const struct ranges *r, uint64_t seq);
 void ranges_trim(struct ranges *r, uint64_t through); /* forget everything <= through */
 
-/* Append the encoding relative to acked_through, at most max_bytes of it (what is left out is merely
- * delivered again). */
+/* Append the encoding relative to acked_through, at most max_bytes of it (what is left out is
+ * merely delivered again). */
 void ranges_encode(const struct ranges *r, uint64_t acked_through, size_t max_bytes,
-		   struct buf *out);
+                   struct buf *out);
 /* 0, or -1 when the bytes are not an encoding (the set is then empty). */
 int ranges_decode(struct ranges *r, uint64_t acked_through, struct slice bytes);
 

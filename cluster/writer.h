@@ -1,6 +1,6 @@
-/* writer: one journal writer of a node. It takes a flush (a list of sealed batches), sees it through
- * whatever the database answers, and reports each batch exactly once: stored or refused. Nothing else
- * in Leat calls the bus's append or resolve. Loop thread only.
+/* writer: one journal writer of a node. It takes a flush (a list of sealed batches), sees it
+ * through whatever the database answers, and reports each batch exactly once: stored or refused.
+ * Nothing else in Leat calls the bus's append or resolve. Loop thread only.
  *
  * RETRY: the same flush again after a short, growing, jittered pause, from the second time on split
  * by tenant. UNKNOWN: bus_resolve until it answers, then report or repeat. FATAL: bisected, by
@@ -21,8 +21,8 @@
 struct writer;
 
 struct writer_events {
-	/* Committed. base_seq is set, or 0 when only the fact is known (after UNKNOWN): readers then
-	 * read the partition from the journal. The reference is the callee's. */
+	/* Committed. base_seq is set, or 0 when only the fact is known (after UNKNOWN): readers
+	 * then read the partition from the journal. The reference is the callee's. */
 	void (*on_stored)(void *arg, struct batch *take);
 	/* Refused for good; `reason` says why, without data. The reference is the callee's. */
 	void (*on_refused)(void *arg, struct batch *take, const char *reason);
@@ -37,8 +37,8 @@ struct writer *writer_new(struct bus *bus, uint32_t writer_no, const struct writ
 void writer_free(struct writer *w); /* batches still in hand are dropped unanswered (shutdown) */
 
 bool writer_busy(const struct writer *w);
-/* Begin a flush: n batches sorted as bus_append wants them, within its bounds. Takes the references,
- * not the array. The writer must not be busy. */
+/* Begin a flush: n batches sorted as bus_append wants them, within its bounds. Takes the
+ * references, not the array. The writer must not be busy. */
 void writer_flush(struct writer *w, struct batch *const *take, size_t n);
 void writer_on_state(struct writer *w, enum bus_state state); /* the owner passes on_state on */
 
