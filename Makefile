@@ -270,6 +270,10 @@ check-scripts:
 check-docs: $(B)/leat
 	@$(PYTHON) tests/check/docs $(B)/leat
 
+.PHONY: docs
+docs: $(B)/leat ## write docs/cli.md anew from --help
+	@$(PYTHON) tests/check/docs $(B)/leat --write
+
 .PHONY: format
 format: ## clang-format every C file in place
 	clang-format-14 -i $(C_FILES)
