@@ -1,6 +1,7 @@
 /* cursor_sql: cursor commits. Every row is fenced by owner, epoch and commit_no in the statement
  * that writes it; a row that does not match stays as it is and the others stand. */
 #include "base/buf.h"
+#include "base/bug.h"
 #include "cluster/bus_sql_impl.h"
 
 #include <assert.h>
@@ -20,8 +21,17 @@ static enum sql_outcome commit_one(struct sql_conn *c, const struct id128 *me,
 	        sql_u64(row->epoch),
 	        sql_u64(row->to.commit_no),
 	};
-	enum sql_outcome o = sql_exec(c, STMT_CURSOR_COMMIT, params, 8);
+	enum sql_stmt stmt = STMT_CURSOR_COMMIT;
+	unsigned n = 8;
+	enum sql_outcome o;
 
+#ifdef LEAT_SEEDED_BUGS
+	if (BUG("cursor-without-commit-no")) {
+		stmt = STMT_CURSOR_COMMIT_BLIND;
+		n = 7;
+	}
+#endif
+	o = sql_exec(c, stmt, params, n);
 	row->fenced = o == SQL_OK && sql_affected(c) == 0;
 	return o;
 }
@@ -81,10 +91,11 @@ static enum sql_outcome work_commit(struct sql_conn *c, void *arg)
 
 	for (size_t i = 0; i < req->n; i++)
 		req->rows[i].fenced = false;
-	if (req->n == 1)
-		o = commit_one(c, &job->me, &req->rows[0]);
-	else
+	if (req->n > 1 && !BUG("cursor-without-commit-no"))
 		o = commit_many(c, &job->me, req);
+	else
+		for (size_t i = 0; o == SQL_OK && i < req->n; i++)
+			o = commit_one(c, &job->me, &req->rows[i]);
 	return o == SQL_OK ? sql_commit(c) : o;
 }
 

@@ -82,7 +82,7 @@ struct sim {
 	struct due *heap; /* the earliest first */
 	size_t n_due;
 	size_t cap_due;
-	TAILQ_HEAD(, flight) flights;
+	TAILQ_HEAD(flights, flight) flights;
 	struct sim_bus *buses[16];
 	size_t n_buses;
 
@@ -706,12 +706,16 @@ void sim_set_poison(struct sim *s, char letter)
 void sim_free(struct sim *s)
 {
 	struct flight *f;
+	struct flight *next;
 
 	if (!s)
 		return;
 	assert(s->n_buses == 0);
-	while ((f = TAILQ_FIRST(&s->flights)))
-		flight_free(f);
+	for (f = TAILQ_FIRST(&s->flights); f; f = next) {
+		next = TAILQ_NEXT(f, entry);
+		sim_op_unref(f->op);
+		free(f);
+	}
 	for (size_t i = 0; i < s->n_log; i++)
 		sim_op_unref(s->log[i].op);
 	store_free(s->store);
