@@ -1,6 +1,8 @@
 #include "base/utf8.h"
 #include "node/mqtt_codec.h"
 
+#include <string.h>
+
 /* ---- a reader over one packet's body ----------------------------------------------------------
  */
 
@@ -489,6 +491,13 @@ static void check_first_byte(struct reader *r, const struct mqtt_side *side, enu
 		malformed(r, "reserved flags of the fixed header are wrong");
 }
 
+/* A CONNECT too large to be read is answered in its own version, if that much of it is here. */
+static void guess_version(struct reader *r, const char *p, size_t len)
+{
+	if (r->version == MQTT_V_NONE && len > 6 && memcmp(p, "\0\4MQTT", 6) == 0)
+		r->version = p[6] >= MQTT_V5 ? MQTT_V5 : MQTT_V311;
+}
+
 /* 0 = the remaining length is not here yet (or is bad: r->why). */
 static size_t packet_size(struct reader *r, const struct mqtt_side *side, const char *p, size_t len)
 {
@@ -499,8 +508,10 @@ static size_t packet_size(struct reader *r, const struct mqtt_side *side, const 
 		malformed(r, "remaining length is malformed");
 	if (n <= 0)
 		return 0;
-	if (1 + (size_t)n + remaining > side->max_packet)
+	if (1 + (size_t)n + remaining > side->max_packet) {
 		refuse(r, MQTT_REASON_PACKET_TOO_LARGE, "packet is larger than the maximum");
+		guess_version(r, p + 1 + n, len - 1 - (size_t)n);
+	}
 	r->p = p + 1 + n;
 	return 1 + (size_t)n + remaining;
 }

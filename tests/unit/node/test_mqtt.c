@@ -651,6 +651,8 @@ static const struct first {
         {"nonsense", "GET / HTTP/1.1\r\n", 16, "", 0},
         {"MQTT 3.1", "\x10\x0e\x00\x06MQIsdp\x03\x02\x00\x00\x00\x00", 16, "\x20\x02\x00\x01", 4},
         {"level 6", "\x10\x0c\x00\x04MQTT\x06\x02\x00\x00\x00\x00", 14, NULL, 0},
+        {"64 KB in 3.1.1", "\x10\x80\x80\x04\x00\x04MQTT\x04\xc2\x00\x00", 14, "\x20\x02\x00\x03",
+         4},
         {"256 MB", "\x10\xff\xff\xff\x7f", 5, "", 0},
 };
 
