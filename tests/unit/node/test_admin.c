@@ -82,7 +82,7 @@ static int ask(const char *request)
 	close(fd);
 	answer[have] = '\0';
 	assert_memory_equal(answer, "HTTP/1.1 ", 9);
-	return atoi(answer + 9);
+	return (int)strtol(answer + 9, NULL, 10);
 }
 
 static int get(const char *path)
