@@ -1,6 +1,5 @@
-#include "cluster/batch.h"
+#include "cluster/batch_impl.h"
 
-#include "base/buf.h"
 #include "base/hash.h"
 #include "base/mem.h"
 
@@ -8,62 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#include <jansson.h>
 #include <openssl/evp.h>
-
-enum {
-	ITEMS_FIRST = 2,
-	TEXT_MAX = 65535,           /* bytes of one text or one correlation data, as in MQTT */
-	ATTRIBUTES_MAX = 64u << 20, /* bytes of a row that is worth parsing */
-	EVENT_OVERHEAD = 96,        /* bytes of keys, quotes and numbers in a usual event */
-	BODY_MAX = INT32_MAX,       /* offsets are 31 bits */
-};
-
-#define IN_RAW 0x80000000u /* in place.at: an offset into raw instead of attributes */
-
-/* MQTT 5 property identifiers of the block in event.props. */
-enum {
-	PROP_FORMAT = 0x01,
-	PROP_CONTENT_TYPE = 0x03,
-	PROP_RESPONSE_TOPIC = 0x08,
-	PROP_CORRELATION = 0x09,
-	PROP_USER = 0x26,
-};
-
-/* Where some bytes are: in attributes when JSON holds them as they are, else in raw. */
-struct place {
-	uint32_t at;
-	uint32_t n;
-};
-
-struct item {
-	struct publisher from;
-	uint64_t expires_ms;
-	struct place topic;
-	struct place client;
-	struct place key;
-	struct place props;
-	uint32_t body_at;
-	uint32_t body_n;
-	uint32_t attr_at; /* its object up to, and without, ,"o":…; attr_n 0 = decoded */
-	uint32_t attr_n;
-	uint8_t qos;
-};
-
-struct batch {
-	uint32_t refs;
-	uint32_t tenant_id;
-	uint32_t partition_id;
-	uint32_t n;
-	uint32_t cap;
-	bool sealed;
-	uint64_t base_seq; /* 0 until stored */
-	uint64_t stamp;
-	struct item *items;
-	struct buf attributes; /* JSON; without its closing bracket until sealed */
-	struct buf body;
-	struct buf raw; /* what JSON had to change: property blocks, texts with escapes */
-};
 
 /* ---- life ---------------------------------------------------------------------------------------
  */
@@ -99,7 +43,7 @@ void batch_unref(struct batch *b)
 	free(b);
 }
 
-static struct item *item_add(struct batch *b)
+struct batch_item *batch_item_add(struct batch *b)
 {
 	if (b->n == b->cap) {
 		b->cap = b->cap ? b->cap * 2 : ITEMS_FIRST;
@@ -144,9 +88,9 @@ static bool text_plain(struct slice s)
 	return true;
 }
 
-static struct place put_raw(struct batch *b, struct slice s)
+struct batch_place batch_put_raw(struct batch *b, struct slice s)
 {
-	struct place at = {.at = (uint32_t)b->raw.len | IN_RAW, .n = (uint32_t)s.n};
+	struct batch_place at = {.at = (uint32_t)b->raw.len | BATCH_IN_RAW, .n = (uint32_t)s.n};
 
 	buf_append_slice(&b->raw, s);
 	return at;
@@ -168,12 +112,12 @@ static void put_quoted(struct buf *out, struct slice s)
 }
 
 /* A text that delivery needs: found again in attributes, or in raw when JSON changed it. */
-static struct place put_text(struct batch *b, struct slice s)
+static struct batch_place put_text(struct batch *b, struct slice s)
 {
-	struct place at = {.at = (uint32_t)b->attributes.len + 1, .n = (uint32_t)s.n};
+	struct batch_place at = {.at = (uint32_t)b->attributes.len + 1, .n = (uint32_t)s.n};
 
 	put_quoted(&b->attributes, s);
-	return b->attributes.len - at.at == s.n + 1 ? at : put_raw(b, s);
+	return b->attributes.len - at.at == s.n + 1 ? at : batch_put_raw(b, s);
 }
 
 static void put_base64(struct buf *out, struct slice s)
@@ -309,7 +253,7 @@ static void put_offsets(struct buf *out, uint32_t at, uint32_t n)
 	buf_u8(out, '}');
 }
 
-static void put_attributes(struct batch *b, const struct event *ev, struct item *it)
+static void put_attributes(struct batch *b, const struct event *ev, struct batch_item *it)
 {
 	struct buf *out = &b->attributes;
 
@@ -329,7 +273,7 @@ static void put_attributes(struct batch *b, const struct event *ev, struct item 
 	}
 	put_rare_texts(out, ev);
 	if (ev->props.n) {
-		it->props = put_raw(b, ev->props);
+		it->props = batch_put_raw(b, ev->props);
 		put_properties(out, ev->props);
 	}
 	if (ev->expires_ms) {
@@ -353,16 +297,16 @@ int batch_append(struct batch *b, const struct event *ev, struct publisher from)
 {
 	size_t attributes_before = b->attributes.len;
 	size_t raw_before = b->raw.len;
-	struct item *it;
+	struct batch_item *it;
 
-	assert(!b->sealed && ev->topic.n > 0 && ev->topic.n <= TEXT_MAX);
-	assert(ev->payload.n <= BODY_MAX - b->body.len);
+	assert(!b->sealed && ev->topic.n > 0 && ev->topic.n <= BATCH_TEXT_MAX);
+	assert(ev->payload.n <= BATCH_BODY_MAX - b->body.len);
 	if (b->n == BATCH_MAX_EVENTS)
 		return -1;
 	if (b->n && batch_bytes(b) + event_bytes_min(ev) > BATCH_MAX_BYTES)
 		return -1;
-	it = item_add(b);
-	*it = (struct item){
+	it = batch_item_add(b);
+	*it = (struct batch_item){
 	        .from = from,
 	        .expires_ms = ev->expires_ms,
 	        .qos = ev->qos,
@@ -388,27 +332,27 @@ void batch_seal(struct batch *b)
 	b->sealed = true;
 }
 
-static struct slice place_slice(const struct batch *b, struct place p)
+static struct slice place_slice(const struct batch *b, struct batch_place p)
 {
-	const struct buf *in = p.at & IN_RAW ? &b->raw : &b->attributes;
+	const struct buf *in = p.at & BATCH_IN_RAW ? &b->raw : &b->attributes;
 
-	return p.n ? slice(in->data + (p.at & ~IN_RAW), p.n) : slice(NULL, 0);
+	return p.n ? slice(in->data + (p.at & ~BATCH_IN_RAW), p.n) : slice(NULL, 0);
 }
 
 /* Places in attributes move with the object they are in, those in raw are copied. */
-static struct place place_move(const struct batch *from, struct batch *to, struct place p,
-                               uint32_t old_at, uint32_t new_at)
+static struct batch_place place_move(const struct batch *from, struct batch *to,
+                                     struct batch_place p, uint32_t old_at, uint32_t new_at)
 {
-	if (p.at & IN_RAW)
-		return put_raw(to, place_slice(from, p));
+	if (p.at & BATCH_IN_RAW)
+		return batch_put_raw(to, place_slice(from, p));
 	if (p.n)
 		p.at = p.at - old_at + new_at;
 	return p;
 }
 
-static void split_one(const struct batch *from, struct batch *to, const struct item *old)
+static void split_one(const struct batch *from, struct batch *to, const struct batch_item *old)
 {
-	struct item *it = item_add(to);
+	struct batch_item *it = batch_item_add(to);
 
 	assert(old->attr_n > 0);
 	buf_u8(&to->attributes, to->n ? ',' : '[');
@@ -435,222 +379,6 @@ struct batch *batch_split(const struct batch *b, uint32_t from, uint32_t to)
 		split_one(b, part, &b->items[i]);
 	batch_seal(part);
 	return part;
-}
-
-/* ---- decoding -----------------------------------------------------------------------------------
- */
-
-/* A text member. 0 also when absent (out empty); -1 when it is no text or too long. */
-static int get_text(const json_t *object, const char *key, struct slice *out, struct err *e)
-{
-	const json_t *v = json_object_get(object, key);
-
-	*out = slice(NULL, 0);
-	if (!v)
-		return 0;
-	if (!json_is_string(v) || json_string_length(v) > TEXT_MAX)
-		return err_set(e, 0, "%s is not a text of at most %d bytes", key, TEXT_MAX);
-	*out = slice(json_string_value(v), json_string_length(v));
-	return 0;
-}
-
-static int get_number(const json_t *object, const char *key, uint64_t absent, uint64_t max,
-                      uint64_t *out, struct err *e)
-{
-	const json_t *v = json_object_get(object, key);
-
-	*out = absent;
-	if (!v)
-		return 0;
-	if (!json_is_integer(v) || json_integer_value(v) < 0 ||
-	    (uint64_t)json_integer_value(v) > max)
-		return err_set(e, 0, "%s is not a number from 0 to %llu", key,
-		               (unsigned long long)max);
-	*out = (uint64_t)json_integer_value(v);
-	return 0;
-}
-
-static void raw_property(struct buf *raw, uint8_t id, struct slice s)
-{
-	buf_u8(raw, id);
-	buf_u16be(raw, (uint16_t)s.n);
-	buf_append_slice(raw, s);
-}
-
-static int decode_text_property(struct batch *b, const json_t *object, const char *key, uint8_t id,
-                                struct err *e)
-{
-	struct slice s;
-
-	if (get_text(object, key, &s, e))
-		return -1;
-	if (s.p)
-		raw_property(&b->raw, id, s);
-	return 0;
-}
-
-static int decode_correlation(struct batch *b, const json_t *object, struct err *e)
-{
-	const json_t *v = json_object_get(object, "cd");
-	size_t n = json_string_length(v);
-	const char *text = json_string_value(v);
-	size_t padding = 0;
-	unsigned char *out;
-	int got;
-
-	if (!v)
-		return 0;
-	if (!text || n % 4 || n / 4 * 3 > TEXT_MAX + 2)
-		return err_set(e, 0, "cd is not base64 of at most %d bytes", TEXT_MAX);
-	while (padding < 2 && padding < n && text[n - 1 - padding] == '=')
-		padding++;
-	if (n / 4 * 3 - padding > TEXT_MAX)
-		return err_set(e, 0, "cd is longer than %d bytes", TEXT_MAX);
-	buf_u8(&b->raw, PROP_CORRELATION);
-	buf_u16be(&b->raw, (uint16_t)(n / 4 * 3 - padding));
-	out = (unsigned char *)buf_extend(&b->raw, n / 4 * 3);
-	got = n ? EVP_DecodeBlock(out, (const unsigned char *)text, (int)n) : 0;
-	if (got != (int)(n / 4 * 3))
-		return err_set(e, 0, "cd is not base64");
-	b->raw.len -= padding;
-	return 0;
-}
-
-static int decode_user_properties(struct batch *b, const json_t *object, struct err *e)
-{
-	const json_t *list = json_object_get(object, "up");
-	size_t i;
-	const json_t *pair;
-
-	if (list && !json_is_array(list))
-		return err_set(e, 0, "up is not an array");
-	json_array_foreach(list, i, pair)
-	{
-		const json_t *name = json_array_get(pair, 0);
-		const json_t *value = json_array_get(pair, 1);
-
-		if (json_array_size(pair) != 2 || !json_is_string(name) || !json_is_string(value) ||
-		    json_string_length(name) > TEXT_MAX || json_string_length(value) > TEXT_MAX)
-			return err_set(e, 0, "up is not an array of pairs of texts");
-		raw_property(&b->raw, PROP_USER,
-		             slice(json_string_value(name), json_string_length(name)));
-		buf_u16be(&b->raw, (uint16_t)json_string_length(value));
-		buf_append(&b->raw, json_string_value(value), json_string_length(value));
-	}
-	return 0;
-}
-
-static int decode_properties(struct batch *b, const json_t *object, struct place *out,
-                             struct err *e)
-{
-	size_t before = b->raw.len;
-	uint64_t format;
-
-	if (get_number(object, "pf", UINT64_MAX, 1, &format, e))
-		return -1;
-	if (format != UINT64_MAX) {
-		buf_u8(&b->raw, PROP_FORMAT);
-		buf_u8(&b->raw, (uint8_t)format);
-	}
-	if (decode_text_property(b, object, "ct", PROP_CONTENT_TYPE, e) ||
-	    decode_text_property(b, object, "rt", PROP_RESPONSE_TOPIC, e) ||
-	    decode_correlation(b, object, e) || decode_user_properties(b, object, e))
-		return -1;
-	*out = (struct place){.at = (uint32_t)before | IN_RAW,
-	                      .n = (uint32_t)(b->raw.len - before)};
-	return 0;
-}
-
-static int decode_body(const struct batch *b, const json_t *object, struct item *it, struct err *e)
-{
-	uint64_t at;
-	uint64_t n;
-
-	if (get_number(object, "o", UINT64_MAX, BODY_MAX, &at, e) ||
-	    get_number(object, "l", UINT64_MAX, BODY_MAX, &n, e))
-		return -1;
-	if (at > b->body.len || n > b->body.len - at)
-		return err_set(e, 0, "a payload lies outside the body of %zu bytes", b->body.len);
-	it->body_at = (uint32_t)at;
-	it->body_n = (uint32_t)n;
-	return 0;
-}
-
-static int decode_item(struct batch *b, const json_t *object, struct err *e)
-{
-	struct item *it = item_add(b);
-	struct slice topic;
-	struct slice client;
-	struct slice key;
-	uint64_t qos;
-
-	*it = (struct item){0};
-	if (!json_is_object(object))
-		return err_set(e, 0, "an event is not an object");
-	if (get_text(object, "topic", &topic, e) || get_text(object, "client", &client, e) ||
-	    get_text(object, "key", &key, e) || get_number(object, "q", 1, 2, &qos, e) ||
-	    get_number(object, "exp", 0, INT64_MAX, &it->expires_ms, e))
-		return -1;
-	if (!topic.n)
-		return err_set(e, 0, "an event has no topic");
-	it->qos = (uint8_t)qos;
-	it->topic = put_raw(b, topic);
-	it->client = put_raw(b, client);
-	it->key = put_raw(b, key);
-	if (decode_properties(b, object, &it->props, e) || decode_body(b, object, it, e))
-		return -1;
-	b->n++;
-	return 0;
-}
-
-static int decode_items(struct batch *b, uint32_t event_count, struct err *e)
-{
-	json_error_t why;
-	json_t *list =
-	        json_loadb(b->attributes.data, b->attributes.len, JSON_REJECT_DUPLICATES, &why);
-	size_t i;
-	const json_t *object;
-	int rc = 0;
-
-	if (!json_is_array(list))
-		rc = err_set(e, 0, "attributes are not a JSON array (byte %d)", why.position);
-	else if (json_array_size(list) != event_count)
-		rc = err_set(e, 0, "attributes hold %zu events, the row says %u",
-		             json_array_size(list), event_count);
-	if (rc == 0) {
-		json_array_foreach(list, i, object)
-		{
-			rc = decode_item(b, object, e);
-			if (rc)
-				break;
-		}
-	}
-	json_decref(list);
-	return rc;
-}
-
-struct batch *batch_decode(uint32_t tenant_id, uint32_t partition_id, uint64_t base_seq,
-                           uint32_t event_count, struct slice attributes, struct slice body,
-                           struct err *e)
-{
-	struct batch *b;
-
-	if (event_count < 1 || event_count > BATCH_MAX_EVENTS || base_seq < 1 ||
-	    base_seq > UINT64_MAX - event_count || attributes.n > ATTRIBUTES_MAX ||
-	    body.n > BODY_MAX) {
-		err_set(e, 0, "count, number or size is out of range");
-		return NULL;
-	}
-	b = batch_new(tenant_id, partition_id);
-	b->sealed = true;
-	b->base_seq = base_seq;
-	buf_append_slice(&b->attributes, attributes);
-	buf_append_slice(&b->body, body);
-	if (decode_items(b, event_count, e)) {
-		batch_unref(b);
-		return NULL;
-	}
-	return b;
 }
 
 /* ---- reading ------------------------------------------------------------------------------------
@@ -725,7 +453,7 @@ uint64_t batch_stamp_of(const uint8_t session_id[16], uint32_t writer_no, uint64
 
 void batch_event(const struct batch *b, uint32_t i, struct event *out)
 {
-	const struct item *it;
+	const struct batch_item *it;
 
 	assert(i < b->n);
 	it = &b->items[i];

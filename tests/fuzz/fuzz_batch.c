@@ -43,6 +43,23 @@ static struct batch *encode(const struct batch *from)
 	return b;
 }
 
+/* A space in front keeps it from the reader of our own form: the JSON parser must agree. */
+static void compare_with_parser(const struct batch *b)
+{
+	struct slice text = batch_attributes(b);
+	char *spaced = malloc(text.n + 1);
+	struct batch *parsed;
+
+	spaced[0] = ' ';
+	memcpy(spaced + 1, text.p, text.n);
+	parsed = batch_decode(1, 0, 1, batch_count(b), slice(spaced, text.n + 1), batch_body(b),
+	                      NULL);
+	require(parsed != NULL);
+	compare(b, parsed);
+	batch_unref(parsed);
+	free(spaced);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	size_t n;
@@ -60,6 +77,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	                 slice(rest.p + n, rest.n - n), NULL);
 	if (!b)
 		return 0;
+	compare_with_parser(b);
 	again = encode(b);
 	compare(b, again);
 	back = batch_decode(1, 0, 1, batch_count(again), batch_attributes(again), batch_body(again),

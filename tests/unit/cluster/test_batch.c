@@ -155,6 +155,39 @@ static void test_split(void **state)
 	batch_unref(b);
 }
 
+/* The reader of our own form and the JSON parser, which a space in front brings in, agree. */
+static void test_both_readers_agree(void **state)
+{
+	static const char *const rows[] = {
+	        "[{\"topic\":\"a/b\",\"o\":0,\"l\":3}]",
+	        "[{\"topic\":\"\xc3\xa9\",\"q\":0,\"client\":\"c\",\"key\":\"k\",\"exp\":123,"
+	        "\"o\":1,\"l\":2}]",
+	        "[{\"topic\":\"t\",\"o\":3,\"l\":0}]",
+	        /* and both refuse */
+	        "[{\"topic\":\"\xc3\",\"o\":0,\"l\":3}]",
+	        "[{\"topic\":\"t\",\"o\":00,\"l\":3}]",
+	        "[{\"topic\":\"t\",\"o\":1,\"l\":3}]",
+	        "[{\"topic\":\"t\",\"o\":0,\"l\":3}] x",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		char spaced[128];
+		struct batch *ours;
+		struct batch *theirs;
+
+		snprintf(spaced, sizeof spaced, " %s", rows[i]);
+		ours = batch_decode(1, 0, 1, 1, slice_str(rows[i]), LIT("abc"), NULL);
+		theirs = batch_decode(1, 0, 1, 1, slice_str(spaced), LIT("abc"), NULL);
+		assert_int_equal(ours != NULL, i < 3);
+		assert_int_equal(theirs != NULL, i < 3);
+		if (ours)
+			assert_same_event(theirs, 0, ours, 0);
+		batch_unref(ours);
+		batch_unref(theirs);
+	}
+}
+
 static void test_bounds(void **state)
 {
 	static char big[BATCH_MAX_BYTES + 1];
@@ -248,6 +281,7 @@ int main(void)
 	        cmocka_unit_test(test_attributes_text),
 	        cmocka_unit_test(test_decode_gives_the_events_back),
 	        cmocka_unit_test(test_split),
+	        cmocka_unit_test(test_both_readers_agree),
 	        cmocka_unit_test(test_bounds),
 	        cmocka_unit_test(test_decode_refuses),
 	        cmocka_unit_test(test_stamps_differ),
