@@ -191,7 +191,7 @@ SAN_OPT  := -O1
 SANITIZED_E2E ?= yes
 
 .PHONY: asan
-asan: ## unit, integration and some e2e tests under AddressSanitizer and UBSan
+asan: ## unit, integration and e2e tests under AddressSanitizer and UBSan
 	@SANITIZED_E2E=$(SANITIZED_E2E) tests/check/sanitized asan $(MAKE) B=build/asan OPT="$(SAN_OPT)" SAN="$(ASAN_SAN)"
 
 .PHONY: tsan
