@@ -31,6 +31,7 @@ enum {
 	BUS_FLUSH_MAX_HEADS = 100, /* per append */
 	BUS_FLUSH_MAX_BYTES = 1 << 20, /* per append; a single larger event goes alone */
 	BUS_CURSORS_MAX = 500,         /* rows per cursor commit */
+	BUS_HEADS_MAX = 500,           /* per look at the heads */
 	BUS_NAME_MAX = 255,            /* bytes of a subject or a subscription name */
 	BUS_AHEAD_MAX = 4096,          /* bytes of an encoded acked_ahead */
 };
@@ -111,6 +112,23 @@ struct bus_locate {
 	uint64_t seq;     /* out: number of the first event wanted; >= 1 */
 };
 
+/* How far the heads of many partitions have got, as anyone can see them: what is below next_seq may
+ * not be durable yet. Asked after on_others_stored. */
+struct bus_head {
+	uint32_t tenant_id;
+	uint32_t partition_id;
+	uint64_t next_seq; /* out; 0 = there is no such head */
+};
+
+struct bus_heads {
+	enum sql_outcome outcome;
+	void (*done)(struct bus_heads *);
+	void *arg;
+
+	size_t n;               /* 1..BUS_HEADS_MAX */
+	struct bus_head *heads; /* the caller's */
+};
+
 /* ---- subscriptions: one owner at a time ---------------------------------------------------------
  */
 
@@ -142,6 +160,7 @@ struct bus_claim {
 	struct slice name;
 	bool create;          /* make it if it is not there */
 	bool fresh;           /* Clean Start: an old one's cursors and filters are dropped first */
+	bool force;           /* take it from a live owner too: its client is here now */
 	uint32_t expiry_s;    /* kept seconds after its last consumer left; UINT32_MAX = for ever */
 	struct slice filters; /* JSON text; stored when created or fresh */
 	uint32_t n_starts;    /* cursors to make when created or fresh */
@@ -202,6 +221,21 @@ struct bus_commit {
 	struct bus_cursor_row *rows; /* the caller's, acked_ahead bytes included, until done */
 };
 
+/* Which of these subscriptions are ours no longer? */
+struct bus_owned {
+	enum sql_outcome outcome;
+	void (*done)(struct bus_owned *);
+	void *arg;
+
+	size_t n; /* 1..BUS_CURSORS_MAX */
+	struct bus_owned_row {
+		uint32_t tenant_id;
+		uint64_t subscription_id;
+		uint64_t epoch;
+		bool lost; /* out */
+	} * rows;          /* the caller's */
+};
+
 /* Remove subscriptions whose time has run out (no consumer for expiry_s): at most `limit`. */
 struct bus_expire {
 	enum sql_outcome outcome;
@@ -221,11 +255,13 @@ struct bus_ops {
 	void (*resolve)(struct bus *, struct bus_resolve *);
 	void (*read)(struct bus *, struct bus_read *);
 	void (*locate)(struct bus *, struct bus_locate *);
+	void (*heads)(struct bus *, struct bus_heads *);
 	void (*claim)(struct bus *, struct bus_claim *);
 	void (*claim_release)(struct bus *,
 	                      struct bus_claim *); /* frees what its results point to */
 	void (*change)(struct bus *, struct bus_change *);
 	void (*commit)(struct bus *, struct bus_commit *);
+	void (*owned)(struct bus *, struct bus_owned *);
 	void (*expire)(struct bus *, struct bus_expire *);
 	void (*stop)(struct bus *, void (*on_stopped)(void *arg),
 	             void *arg); /* end the session cleanly */
@@ -242,6 +278,10 @@ enum bus_state {
 /* Set by the owner before the loop runs. */
 struct bus_events {
 	void (*on_state)(void *arg, enum bus_state state);
+	void (*on_others_stored)(
+	        void *arg); /* another node appended something; NULL = not wanted */
+	void (*on_taken)(
+	        void *arg); /* another node took a subscription from us by force; or NULL */
 	void *arg;
 };
 

@@ -42,9 +42,11 @@ REQUEST(append, store_append(self(bus)->store, &bus->session_id, req))
 REQUEST(resolve, store_resolve(self(bus)->store, req))
 REQUEST(read, store_read(self(bus)->store, req))
 REQUEST(locate, store_locate(self(bus)->store, req))
+REQUEST(heads, store_heads(self(bus)->store, req))
 REQUEST(claim, store_claim(self(bus)->store, &bus->session_id, req))
 REQUEST(change, store_change(self(bus)->store, &bus->session_id, req))
 REQUEST(commit, store_commit(self(bus)->store, &bus->session_id, req))
+REQUEST(owned, store_owned(self(bus)->store, &bus->session_id, req))
 REQUEST(expire, store_expire(self(bus)->store, req))
 
 static void memory_claim_release(struct bus *bus, struct bus_claim *req)
@@ -81,10 +83,12 @@ static const struct bus_ops memory_ops = {
         .resolve = memory_resolve,
         .read = memory_read,
         .locate = memory_locate,
+        .heads = memory_heads,
         .claim = memory_claim,
         .claim_release = memory_claim_release,
         .change = memory_change,
         .commit = memory_commit,
+        .owned = memory_owned,
         .expire = memory_expire,
         .stop = memory_stop,
         .free = memory_free,

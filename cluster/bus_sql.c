@@ -34,6 +34,7 @@ void bus_sql_on_generation(struct bus *bus, uint64_t generation, bool up)
 void bus_sql_tick(struct bus *bus)
 {
 	session_sql_tick(bus_sql_self(bus));
+	watch_sql_tick(bus_sql_self(bus));
 }
 
 static void bus_sql_free(struct bus *bus)
@@ -41,6 +42,7 @@ static void bus_sql_free(struct bus *bus)
 	struct bus_sql *b = bus_sql_self(bus);
 
 	session_sql_release(b);
+	watch_sql_release(b);
 	free((char *)b->settings.name);
 	free(b);
 }
@@ -50,10 +52,12 @@ static const struct bus_ops sql_ops = {
         .resolve = journal_sql_resolve,
         .read = journal_sql_read,
         .locate = journal_sql_locate,
+        .heads = watch_sql_heads,
         .claim = subscription_sql_claim,
         .claim_release = subscription_sql_claim_release,
         .change = subscription_sql_change,
         .commit = cursor_sql_commit,
+        .owned = subscription_sql_owned,
         .expire = subscription_sql_expire,
         .stop = session_sql_stop,
         .free = bus_sql_free,

@@ -29,6 +29,11 @@ struct bus_sql {
 	struct map others;   /* id -> struct other: sessions seen live */
 	void (*on_stopped)(void *arg);
 	void *stopped_arg;
+	uint64_t taken; /* node_session.taken as last seen */
+
+	/* watch_sql.c */
+	struct map flushes; /* session and writer number -> struct flushes of others */
+	bool watching;      /* a look is out */
 };
 
 /* One request on its way through a lane. */
@@ -69,6 +74,11 @@ void session_sql_suspect(struct bus_sql *b); /* a fence did not match: look now 
 void session_sql_stop(struct bus *bus, void (*on_stopped)(void *arg), void *arg);
 void session_sql_release(struct bus_sql *b);
 
+/* watch_sql.c */
+void watch_sql_tick(struct bus_sql *b);
+void watch_sql_release(struct bus_sql *b);
+void watch_sql_heads(struct bus *bus, struct bus_heads *req);
+
 /* the requests; see struct bus_ops */
 void journal_sql_append(struct bus *bus, struct bus_append *req);
 void journal_sql_resolve(struct bus *bus, struct bus_resolve *req);
@@ -77,6 +87,7 @@ void journal_sql_locate(struct bus *bus, struct bus_locate *req);
 void subscription_sql_claim(struct bus *bus, struct bus_claim *req);
 void subscription_sql_claim_release(struct bus *bus, struct bus_claim *req);
 void subscription_sql_change(struct bus *bus, struct bus_change *req);
+void subscription_sql_owned(struct bus *bus, struct bus_owned *req);
 void subscription_sql_expire(struct bus *bus, struct bus_expire *req);
 void cursor_sql_commit(struct bus *bus, struct bus_commit *req);
 

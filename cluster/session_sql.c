@@ -35,6 +35,7 @@ struct session_job {
 	char *name;          /* open */
 	uint64_t submitted_ms;
 	uint64_t state; /* renew: node_session.state when it did not match */
+	uint64_t taken; /* renew: our counter of subscriptions that others took */
 	size_t n;
 	struct sighting *seen;
 };
@@ -150,8 +151,10 @@ static int on_sighting(void *arg, const struct sql_cell *cells, unsigned n)
 
 	if (n < 2 || cells[0].bytes.n != sizeof job->me.b || job->n == OTHERS_MAX)
 		return 0;
-	if (memcmp(cells[0].bytes.p, job->me.b, sizeof job->me.b) == 0)
+	if (memcmp(cells[0].bytes.p, job->me.b, sizeof job->me.b) == 0) {
+		job->taken = n > 3 ? cells[3].u : 0;
 		return 0;
+	}
 	job->seen = xrealloc(job->seen, (job->n + 1) * sizeof *job->seen);
 	s = &job->seen[job->n++];
 	memcpy(s->id.b, cells[0].bytes.p, sizeof s->id.b);
@@ -270,6 +273,7 @@ static void done_open(void *arg, enum sql_outcome outcome)
 		b->open = true;
 		b->bus.session_id = job->me;
 		memset(b->bus.writers, 0, sizeof b->bus.writers);
+		b->taken = 0;
 		b->renewed_ms = job->submitted_ms;
 		b->due_ms = clock_now_ms() + b->settings.ttl_ms / 6;
 		set_state(b, BUS_UP, "session opened");
@@ -338,6 +342,15 @@ static void on_lost_session(struct bus_sql *b, uint64_t state)
 	b->due_ms = 0;
 }
 
+static void note_taken(struct bus_sql *b, uint64_t taken)
+{
+	if (taken == b->taken)
+		return;
+	b->taken = taken;
+	if (b->bus.events.on_taken)
+		b->bus.events.on_taken(b->bus.events.arg);
+}
+
 static void done_renew(void *arg, enum sql_outcome outcome)
 {
 	struct session_job *job = arg;
@@ -352,6 +365,7 @@ static void done_renew(void *arg, enum sql_outcome outcome)
 		note_sightings(b, job);
 		if (b->sql_up)
 			set_state(b, BUS_UP, "session renewed");
+		note_taken(b, job->taken);
 	}
 	job_free(job);
 }

@@ -111,6 +111,12 @@ struct sim_op *sim_op_new(enum sim_kind kind, const struct id128 *me, const void
 		copy_change(op);
 	else if (kind == SIM_commit)
 		copy_commit(op);
+	else if (kind == SIM_heads)
+		op->r.heads.heads =
+		        op_dup(op, op->r.heads.heads, op->r.heads.n * sizeof *op->r.heads.heads);
+	else if (kind == SIM_owned)
+		op->r.owned.rows =
+		        op_dup(op, op->r.owned.rows, op->r.owned.n * sizeof *op->r.owned.rows);
 	return op;
 }
 
@@ -204,6 +210,10 @@ enum sql_outcome sim_op_apply(struct sim_op *op, struct store *store)
 		return store_read(store, &op->r.read);
 	case SIM_locate:
 		return store_locate(store, &op->r.locate);
+	case SIM_heads:
+		return store_heads(store, &op->r.heads);
+	case SIM_owned:
+		return store_owned(store, &op->me, &op->r.owned);
 	case SIM_claim:
 		return store_claim(store, &op->me, &op->r.claim);
 	case SIM_change:
@@ -287,6 +297,14 @@ static void answer_results(struct sim_op *op, void *request)
 		break;
 	case SIM_locate:
 		((struct bus_locate *)request)->seq = op->r.locate.seq;
+		break;
+	case SIM_heads:
+		memcpy(((struct bus_heads *)request)->heads, op->r.heads.heads,
+		       op->r.heads.n * sizeof *op->r.heads.heads);
+		break;
+	case SIM_owned:
+		memcpy(((struct bus_owned *)request)->rows, op->r.owned.rows,
+		       op->r.owned.n * sizeof *op->r.owned.rows);
 		break;
 	case SIM_claim:
 		answer_claim(op, request);

@@ -16,9 +16,11 @@
 	R(resolve, 1)   \
 	R(read, 0)      \
 	R(locate, 0)    \
+	R(heads, 0)     \
 	R(claim, 1)     \
 	R(change, 1)    \
 	R(commit, 1)    \
+	R(owned, 0)     \
 	R(expire, 1)
 
 enum sim_kind {

@@ -295,6 +295,17 @@ enum sql_outcome store_locate(const struct store *s, struct bus_locate *req)
 	return SQL_OK;
 }
 
+enum sql_outcome store_heads(const struct store *s, struct bus_heads *req)
+{
+	for (size_t i = 0; i < req->n; i++) {
+		struct bus_head *h = &req->heads[i];
+		const struct part *p = part_find(s, h->tenant_id, h->partition_id);
+
+		h->next_seq = p ? p->next_seq : 0;
+	}
+	return SQL_OK;
+}
+
 /* ---- subscriptions ------------------------------------------------------------------------------
  */
 
@@ -318,6 +329,13 @@ enum sql_outcome store_change(struct store *s, const struct id128 *me, struct bu
 enum sql_outcome store_commit(struct store *s, const struct id128 *me, struct bus_commit *req)
 {
 	return store_subs_commit(s->subs, me, req);
+}
+
+enum sql_outcome store_owned(const struct store *s, const struct id128 *me, struct bus_owned *req)
+{
+	for (size_t i = 0; i < req->n; i++)
+		req->rows[i].lost = !store_subs_owned(s->subs, me, &req->rows[i]);
+	return SQL_OK;
 }
 
 enum sql_outcome store_expire(struct store *s, struct bus_expire *req)

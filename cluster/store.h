@@ -29,6 +29,8 @@ enum sql_outcome store_append(struct store *s, const struct id128 *me, struct bu
 enum sql_outcome store_resolve(struct store *s, struct bus_resolve *req);
 enum sql_outcome store_read(const struct store *s, struct bus_read *req);
 enum sql_outcome store_locate(const struct store *s, struct bus_locate *req);
+enum sql_outcome store_heads(const struct store *s, struct bus_heads *req);
+enum sql_outcome store_owned(const struct store *s, const struct id128 *me, struct bus_owned *req);
 
 enum sql_outcome store_claim(struct store *s, const struct id128 *me, struct bus_claim *req);
 void store_claim_release(struct bus_claim *req);

@@ -214,7 +214,7 @@ static enum sql_outcome claim_row(struct store_subs *t, const struct id128 *me,
 
 	if (gone && !req->create)
 		return SQL_FATAL;
-	if (sub && !id128_is_zero(&sub->owner) && !id128_eq(&sub->owner, me) &&
+	if (sub && !req->force && !id128_is_zero(&sub->owner) && !id128_eq(&sub->owner, me) &&
 	    owner_live(arg, &sub->owner))
 		return SQL_LOST;
 	req->created = gone || req->fresh;
@@ -242,6 +242,15 @@ enum sql_outcome store_subs_claim(struct store_subs *t, const struct id128 *me,
 	o = claim_row(t, me, owner_live, arg, req, &key);
 	buf_release(&key);
 	return o;
+}
+
+bool store_subs_owned(const struct store_subs *t, const struct id128 *me,
+                      const struct bus_owned_row *row)
+{
+	const struct sub *sub =
+	        map_get(&t->by_id, &row->subscription_id, sizeof row->subscription_id);
+
+	return sub && sub->epoch == row->epoch && id128_eq(&sub->owner, me);
 }
 
 /* ---- change, commit, expire ---------------------------------------------------------------------

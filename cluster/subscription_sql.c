@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "cluster/bus_sql_impl.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,19 +200,30 @@ static enum sql_outcome claim_cursors(struct sql_conn *c, const struct id128 *me
 	return sql_exec(c, STMT_CURSOR_CLAIM, params, 4);
 }
 
+static enum sql_outcome tell_owner(struct sql_conn *c, const struct id128 *owner)
+{
+	struct sql_param param = param_session(owner);
+
+	return sql_exec(c, STMT_SESSION_TAKEN, &param, 1);
+}
+
 static enum sql_outcome claim_row(struct sql_conn *c, const struct id128 *me, struct bus_claim *req,
                                   struct claim_row *row)
 {
 	enum sql_outcome o = find_row(c, req, row);
+	bool by_force;
 
 	if (o != SQL_OK)
 		return o;
 	if ((!row->found || row->expired) && !req->create)
 		return SQL_FATAL;
-	if (row->found && row->owner_live && !id128_eq(&row->owner, me))
+	by_force = row->found && row->owner_live && !id128_eq(&row->owner, me);
+	if (by_force && !req->force)
 		return SQL_LOST;
 	req->created = !row->found || row->expired || req->fresh;
 	o = row->found ? take_row(c, me, req, row) : create_row(c, me, req);
+	if (o == SQL_OK && by_force)
+		o = tell_owner(c, &row->owner);
 	if (o == SQL_OK && row->found && req->created)
 		o = renew_row(c, me, req);
 	if (o == SQL_OK && !req->created)
@@ -357,6 +369,47 @@ BUS_JOB_DONE(change)
 void subscription_sql_change(struct bus *bus, struct bus_change *req)
 {
 	bus_sql_submit(bus_sql_self(bus), SQL_LANE_ADMIN, work_change, change_done, req, NULL);
+}
+
+/* ---- owned --------------------------------------------------------------------------------------
+ */
+
+static int on_not_owned(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	struct bus_owned *req = arg;
+
+	if (n && cells[0].u >= 1 && cells[0].u <= req->n)
+		req->rows[cells[0].u - 1].lost = true;
+	return 0;
+}
+
+static enum sql_outcome work_owned(struct sql_conn *c, void *arg)
+{
+	struct bus_job *job = arg;
+	struct bus_owned *req = job->req;
+	struct buf json = {0};
+	struct sql_param params[2];
+	enum sql_outcome o;
+
+	for (size_t i = 0; i < req->n; i++) {
+		req->rows[i].lost = false;
+		buf_printf(&json, "%s[%u,%" PRIu64 ",%" PRIu64 "]", i ? "," : "[",
+		           req->rows[i].tenant_id, req->rows[i].subscription_id,
+		           req->rows[i].epoch);
+	}
+	buf_u8(&json, ']');
+	params[0] = sql_utf8(json.data, json.len);
+	params[1] = param_session(&job->me);
+	o = sql_query(c, STMT_SUB_NOT_OWNED, params, 2, on_not_owned, req);
+	buf_release(&json);
+	return o;
+}
+
+BUS_JOB_DONE(owned)
+
+void subscription_sql_owned(struct bus *bus, struct bus_owned *req)
+{
+	bus_sql_submit(bus_sql_self(bus), SQL_LANE_READ, work_owned, owned_done, req, NULL);
 }
 
 /* ---- expire -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 #include "node/delivery.h"
 
 #include "base/buf.h"
+#include "base/bug.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/loop.h"
@@ -76,7 +77,8 @@ static size_t take_dirty(struct dispatch *d, struct place *out[BUS_CURSORS_MAX])
 
 	for (pl = TAILQ_FIRST(&d->committer.dirty); pl && n < BUS_CURSORS_MAX; pl = next) {
 		next = TAILQ_NEXT(pl, dirty);
-		if (pl->feed.committing || pl->sub->state != SUBSCRIPTION_ACTIVE)
+		if ((pl->feed.committing && !BUG("cursor-without-commit-no")) ||
+		    pl->sub->state != SUBSCRIPTION_ACTIVE)
 			continue;
 		committer_forget(d, pl);
 		out[n++] = pl;

@@ -130,6 +130,7 @@ struct partition {
 	struct space *space;
 	uint32_t id;
 	uint64_t next_seq;  /* everything below was dispatched to live feeds; 0 = head not known */
+	uint64_t hinted;    /* others are said to have stored up to here; not confirmed */
 	uint64_t heard_seq; /* while it is not: stored up to here, however old a read's head is */
 	struct cached **cache; /* by base_seq, ascending */
 	size_t n_cache;
@@ -177,6 +178,8 @@ struct dispatch {
 	uint64_t event_mark;
 	struct loop_timer *sweep;
 	bool up;           /* the bus is */
+	uint32_t looks;    /* requests for heads under way */
+	bool look_again;   /* something was stored since they were sent */
 	bool draining;     /* nothing new is claimed */
 	uint32_t closings; /* rows being released or deleted */
 	bool released;     /* draining: every subscription was let go */
@@ -201,6 +204,7 @@ void partition_join(struct partition *p, struct place *pl); /* it lags from feed
 void partition_leave(struct place *pl); /* the last one out ends the partition */
 void partition_free(struct partition *p);
 void partition_stored(struct partition *p, struct batch *b); /* a batch this node committed */
+void partition_hint(struct partition *p, uint64_t next_seq); /* others have stored up to it */
 void partition_suspend(struct partition *p);                 /* a new generation */
 void partition_schedule(struct partition *p);                /* catch up at the end of the turn */
 struct batch *partition_batch(struct partition *p, uint64_t seq); /* borrowed; NULL = not here */
@@ -343,6 +347,10 @@ bool session_consumes(const struct session *s); /* has a started connection */
 void session_kill(struct session *s, uint8_t reason, const char *text); /* kicks, then frees */
 void session_unref(struct session *s);
 void session_release(struct session *s); /* drain: let go of a durable session */
+
+/* others.c: what other nodes did */
+void others_stored(struct dispatch *d);
+void others_took(struct dispatch *d);
 
 /* committer.c */
 void committer_init(struct dispatch *d);

@@ -109,6 +109,16 @@ void dispatch_on_state(struct dispatch *d, enum bus_state state)
 		suspend_all(d);
 }
 
+void dispatch_on_others_stored(struct dispatch *d)
+{
+	others_stored(d);
+}
+
+void dispatch_on_taken(struct dispatch *d)
+{
+	others_took(d);
+}
+
 /* ---- sweep -------------------------------------------------------------------------------------
  */
 

@@ -38,6 +38,8 @@ void dispatch_free(struct dispatch *d); /* after the bus has answered every requ
 
 void dispatch_stored(struct dispatch *d, struct batch *b); /* appender's on_stored */
 void dispatch_on_state(struct dispatch *d, enum bus_state state);
+void dispatch_on_others_stored(struct dispatch *d); /* bus events of these names */
+void dispatch_on_taken(struct dispatch *d);
 /* Shutdown: commit every cursor and release every subscription, then call fn once. */
 void dispatch_drain(struct dispatch *d, void (*fn)(void *arg), void *arg);
 void dispatch_get_stats(const struct dispatch *d, struct dispatch_stats *out);

@@ -285,6 +285,20 @@ static void on_bus_state(void *arg, enum bus_state state)
 		serve(n);
 }
 
+static void on_others_stored(void *arg)
+{
+	struct node *n = arg;
+
+	dispatch_on_others_stored(n->dispatch);
+}
+
+static void on_taken(void *arg)
+{
+	struct node *n = arg;
+
+	dispatch_on_taken(n->dispatch);
+}
+
 static void on_stored(void *arg, struct batch *b)
 {
 	struct node *n = arg;
@@ -323,8 +337,10 @@ static void on_backend_open(void *arg, struct bus *bus)
 	};
 
 	n->bus = bus;
-	bus->events.on_state = on_bus_state;
-	bus->events.arg = n;
+	bus->events = (struct bus_events){.on_state = on_bus_state,
+	                                  .on_others_stored = on_others_stored,
+	                                  .on_taken = on_taken,
+	                                  .arg = n};
 	n->dispatch = dispatch_new(n->loop, bus, &dispatch);
 	n->appender = appender_new(n->loop, bus, &events);
 	if (c->audience)

@@ -208,7 +208,7 @@ static uint64_t lowest_wanted(struct partition *p)
 		next = TAILQ_NEXT(pl, link);
 		if (!place_wants(pl))
 			continue;
-		if (p->next_seq && pl->feed.next_seq == p->next_seq) {
+		if (p->next_seq && pl->feed.next_seq == p->next_seq && p->hinted <= p->next_seq) {
 			join_live(pl);
 			continue;
 		}
@@ -464,8 +464,21 @@ void partition_stored(struct partition *p, struct batch *b)
 		partition_schedule(p);
 }
 
+/* Only a read makes it certain: whoever was live lags until it has come by there. */
+void partition_hint(struct partition *p, uint64_t next_seq)
+{
+	if (next_seq <= p->hinted || next_seq <= p->next_seq)
+		return;
+	p->hinted = next_seq;
+	if (!p->next_seq)
+		return;
+	lag_all(p);
+	partition_schedule(p);
+}
+
 void partition_suspend(struct partition *p)
 {
+	p->hinted = 0;
 	cache_clear(p);
 	p->next_seq = p->heard_seq = 0;
 	p->wanted = 0;

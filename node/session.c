@@ -488,6 +488,7 @@ static void open_claim(struct session *s)
 	o->req.subject = session_subject(s);
 	o->req.name = session_client_id(s);
 	o->req.create = s->expiry_s != 0;
+	o->req.force = true; /* the client is here: whoever had its session lets it go */
 	o->req.fresh = s->clean_start;
 	o->req.expiry_s = s->expiry_s;
 	o->req.filters = slice_str("[]");

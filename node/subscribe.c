@@ -7,7 +7,10 @@
 
 #include <stdlib.h>
 
-enum { OP_PAUSE_MS = 50 };
+enum {
+	OP_PAUSE_MS = 50,
+	JOIN_PATIENCE_MS = 10000, /* longer than it takes to find a share's owner dead */
+};
 
 static bool is_share(struct slice filter)
 {
@@ -228,6 +231,23 @@ static bool stage_apply(struct op *op)
 	return false;
 }
 
+/* Another node goes on serving the share: without links between nodes it cannot be joined here. */
+static void join_gave_up(void *arg)
+{
+	struct op *op = arg;
+	struct session_filter *want = &op->filters[op->joined - 1];
+
+	if (!op->waiting)
+		return;
+	TAILQ_REMOVE(&op->waiting->waiting, op, waits_link);
+	op->waiting = NULL;
+	remove_one(op->session, want);
+	want->reason = MQTT_REASON_IMPLEMENTATION_ERROR;
+	op->text =
+	        "another node serves this shared subscription: connect there, or try again later";
+	op_step(op);
+}
+
 static bool stage_join(struct op *op)
 {
 	while (op->joined < op->n) {
@@ -237,8 +257,11 @@ static bool stage_join(struct op *op)
 		if (!wanted(want) || !is_share(want->filter))
 			continue;
 		f = filter_find(op->session->sub, want->filter);
-		if (f && f->share && share_wait(f->share, op))
+		if (f && f->share && share_wait(f->share, op)) {
+			dispatch_after(op->session->space->dispatch, JOIN_PATIENCE_MS, join_gave_up,
+			               op);
 			return true;
+		}
 	}
 	op->stage = OP_PERSIST;
 	return false;
@@ -336,6 +359,7 @@ void op_step(struct op *op)
 		op_free(op);
 		return;
 	}
+	dispatch_forget(op->session->space->dispatch, op); /* it goes on: nothing is waited for */
 	while (op->stage != OP_ANSWER) {
 		if (stages[op->stage](op))
 			return;

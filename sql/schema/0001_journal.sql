@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS node_session (
   name           VARBINARY(128)    NOT NULL COMMENT 'for people: host name, worker number',
   state          TINYINT UNSIGNED  NOT NULL DEFAULT 1 COMMENT '1 live, 0 ended for good',
   renewals       BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'still standing = not alive; no clock decides',
+  taken          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'subscriptions that others took by force',
   started_at     DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
   ended_at       DATETIME(3)       NULL COMMENT 'set with state 0',
   PRIMARY KEY (session_id),
