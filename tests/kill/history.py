@@ -10,6 +10,7 @@ out once on one connection. So, whatever was killed:
   delivered    every event in the journal reached every durable subscription
   from-journal nothing was delivered that is not in the journal
   delivery-order first deliveries of a topic's events are in journal order
+  settled      when all is acknowledged, every cursor arrives at its partition's head
   cursors      acked_through never moves back (watched by actors.CursorWatch)
   sessions     a durable session is there when its client returns (watched by actors.Subscriber)
 
