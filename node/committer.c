@@ -41,11 +41,13 @@ static void arm(struct dispatch *d)
 
 void committer_mark(struct dispatch *d, struct place *pl)
 {
-	if (!pl->sub->durable || pl->feed.dirty)
+	if (!pl->sub->durable)
 		return;
-	pl->feed.dirty = true;
-	TAILQ_INSERT_TAIL(&d->committer.dirty, pl, dirty);
-	arm(d);
+	if (!pl->feed.dirty) {
+		pl->feed.dirty = true;
+		TAILQ_INSERT_TAIL(&d->committer.dirty, pl, dirty);
+	}
+	arm(d); /* also for one that was marked while the database was away */
 }
 
 void committer_forget(struct dispatch *d, struct place *pl)

@@ -293,17 +293,21 @@ void subscription_begin(struct subscription *s, const uint64_t *starts)
 
 void subscription_begin_at(struct subscription *s, const struct bus_cursor *cursor, bool was_ours)
 {
+	struct place *pl;
 	struct feed *f;
 
 	if (cursor->partition_id >= s->space->n_partitions)
 		return;
 	make_places(s);
-	f = &s->places[cursor->partition_id].feed;
+	pl = &s->places[cursor->partition_id];
+	f = &pl->feed;
 	if (!was_ours || f->next_seq <= cursor->acked_through)
 		feed_begin(f, cursor->acked_through, cursor->acked_ahead);
 	f->commit_no = cursor->commit_no;
 	f->committed_through = cursor->acked_through;
 	f->committing = false;
+	if (was_ours) /* what was settled while it could not be written is to be written now */
+		committer_mark(s->space->dispatch, pl);
 }
 
 void subscription_suspend(struct subscription *s)
