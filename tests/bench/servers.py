@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests/demo"))
@@ -227,6 +228,14 @@ class Leat:
 
     def arguments(self):
         return self._arguments
+
+    def metric(self, name):
+        with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.stack.nodes[0].admin}/metrics", timeout=10) as r:
+            for line in r.read().decode().splitlines():
+                if line.startswith(name + " "):
+                    return float(line.split()[1])
+        raise stack.Failed(f"/metrics has no {name}")
 
     def pids(self):
         return {"node": [self.stack.nodes[0].process.pid], "database": [self.database]}
