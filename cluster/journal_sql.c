@@ -202,49 +202,46 @@ static void row_params(const struct flush *f, size_t i, uint64_t end_bytes, stru
 	out[9] = sql_bytes(body.p, body.n);
 }
 
-/* How many rows from i on the next insert takes: 64, 16 or 1, as the packet allows. */
-static size_t rows_of_insert(const struct flush *f, size_t i, uint64_t max_packet)
-{
-	static const size_t sizes[] = {ROWS_MAX, 16};
+/* The inserts there are, largest first; the last takes any row. */
+static const struct insert {
+	size_t rows;
+	enum sql_stmt stmt;
+} inserts[] = {
+        {ROWS_MAX, STMT_JOURNAL_INSERT_64}, {32, STMT_JOURNAL_INSERT_32},
+        {16, STMT_JOURNAL_INSERT_16},       {8, STMT_JOURNAL_INSERT_8},
+        {4, STMT_JOURNAL_INSERT_4},         {2, STMT_JOURNAL_INSERT_2},
+        {1, STMT_JOURNAL_INSERT_1},
+};
 
-	for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+/* The largest for the rows from i on that a packet holds. */
+static const struct insert *insert_for(const struct flush *f, size_t i, uint64_t max_packet)
+{
+	const struct insert *in = inserts;
+
+	for (; in->rows > 1; in++) {
 		uint64_t bytes = PACKET_SLACK;
 
-		if (f->req->n - i < sizes[s])
+		if (f->req->n - i < in->rows)
 			continue;
-		for (size_t k = i; k < i + sizes[s]; k++)
+		for (size_t k = i; k < i + in->rows; k++)
 			bytes += batch_bytes(f->req->batches[k]);
 		if (bytes <= max_packet)
-			return sizes[s];
+			break;
 	}
-	return 1;
+	return in;
 }
 
-static enum sql_outcome insert_rows(struct sql_conn *c, struct flush *f, size_t i, size_t n,
-                                    const uint64_t *end_bytes)
+static enum sql_outcome insert_rows(struct sql_conn *c, struct flush *f, size_t i,
+                                    const struct insert *in, const uint64_t *end_bytes)
 {
-	static struct {
-		size_t n;
-		enum sql_stmt stmt;
-	} const inserts[] = {
-	        {ROWS_MAX, STMT_JOURNAL_INSERT_64},
-	        {16, STMT_JOURNAL_INSERT_16},
-	        {1, STMT_JOURNAL_INSERT_1},
-	};
 	struct sql_param params[ROWS_MAX * ROW_PARAMS];
-	enum sql_stmt stmt = STMT_JOURNAL_INSERT_1;
 	enum sql_outcome o;
 
-	assert(n > 0 && n <= ROWS_MAX);
-	for (size_t k = 0; k < sizeof inserts / sizeof *inserts; k++) {
-		if (inserts[k].n == n)
-			stmt = inserts[k].stmt;
-	}
-	for (size_t k = 0; k < n; k++)
+	for (size_t k = 0; k < in->rows; k++)
 		row_params(f, i + k, end_bytes[i + k], params + k * ROW_PARAMS);
-	o = sql_exec(c, stmt, params, (unsigned)(n * ROW_PARAMS));
+	o = sql_exec(c, in->stmt, params, (unsigned)(in->rows * ROW_PARAMS));
 	if (o == SQL_FATAL || o == SQL_DUP)
-		flush_fail(f, n == 1 ? i : SIZE_MAX, sql_error(c));
+		flush_fail(f, in->rows == 1 ? i : SIZE_MAX, sql_error(c));
 	return o == SQL_DUP ? SQL_FATAL : o; /* the journal is ahead of its head: no repeat helps */
 }
 
@@ -270,10 +267,10 @@ static enum sql_outcome flush_rows(struct sql_conn *c, struct flush *f)
 
 	flush_end_bytes(f, end_bytes);
 	for (size_t i = 0; o == SQL_OK && i < f->req->n;) {
-		size_t n = rows_of_insert(f, i, max_packet);
+		const struct insert *in = insert_for(f, i, max_packet);
 
-		o = insert_rows(c, f, i, n, end_bytes);
-		i += n;
+		o = insert_rows(c, f, i, in, end_bytes);
+		i += in->rows;
 	}
 	free(end_bytes);
 	return o;
