@@ -8,11 +8,13 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/queue.h>
 
 enum { CLOSING_PAUSE_MS = 200 };
 
 struct closing {
 	struct bus_change req;
+	LIST_ENTRY(closing) link; /* in dispatch.closings */
 	struct dispatch *dispatch;
 	bool release_next; /* IDLE first, then RELEASE */
 };
@@ -28,7 +30,7 @@ static void closing_end(struct closing *c)
 {
 	struct dispatch *d = c->dispatch;
 
-	d->closings--;
+	LIST_REMOVE(c, link);
 	free(c);
 	dispatch_drain_check(d);
 }
@@ -77,6 +79,16 @@ void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s)
 	c->req.subscription_id = s->id;
 	c->req.epoch = s->epoch;
 	c->req.expiry_s = expiry_s;
-	d->closings++;
+	LIST_INSERT_HEAD(&d->closings, c, link);
 	closing_send(c);
+}
+
+void closing_release_all(struct dispatch *d)
+{
+	struct closing *c;
+
+	while ((c = LIST_FIRST(&d->closings))) {
+		LIST_REMOVE(c, link);
+		free(c);
+	}
 }

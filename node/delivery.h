@@ -177,13 +177,13 @@ struct dispatch {
 	struct laters laters;
 	uint64_t event_mark;
 	struct loop_timer *sweep;
-	bool up;           /* the bus is */
-	uint32_t looks;    /* requests for heads under way */
-	bool look_again;   /* something was stored since they were sent */
-	bool draining;     /* nothing new is claimed */
-	uint32_t closings; /* rows being released or deleted */
-	bool released;     /* draining: every subscription was let go */
-	bool freeing;      /* the bus is not asked any more */
+	bool up;                       /* the bus is */
+	uint32_t looks;                /* requests for heads under way */
+	bool look_again;               /* something was stored since they were sent */
+	bool draining;                 /* nothing new is claimed */
+	LIST_HEAD(, closing) closings; /* rows being released or deleted */
+	bool released;                 /* draining: every subscription was let go */
+	bool freeing;                  /* the bus is not asked any more */
 	void (*drained)(void *arg);
 	void *drained_arg;
 };
@@ -260,6 +260,9 @@ void share_leave(struct subscription *share, struct session *s);
 
 /* closing.c: see a row off: let go of it, or delete it, however long the database takes. */
 void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s);
+/* At the end of dispatch, when nothing is under way any more: forget those that wait to be
+ * repeated. */
+void closing_release_all(struct dispatch *d);
 
 /* starts.c: where in each partition does a new position begin? Asks the bus where this node does
  * not know. done gets starts[n_partitions] (borrowed), or NULL: not now, try again. */

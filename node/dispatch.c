@@ -200,7 +200,7 @@ void dispatch_drain_check(struct dispatch *d)
 		d->released = true;
 		release_all(d);
 	}
-	if (d->closings && d->up)
+	if (!LIST_EMPTY(&d->closings) && d->up)
 		return;
 	d->drained = NULL;
 	fn(d->drained_arg);
@@ -257,6 +257,7 @@ void dispatch_free(struct dispatch *d)
 	d->draining = d->freeing = true;
 	release_all(d);
 	laters_release(&d->laters);
+	closing_release_all(d);
 	loop_timer_free(d->sweep);
 	committer_release(d);
 	trie_cache_free(d->trie_cache);
