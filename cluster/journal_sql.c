@@ -13,8 +13,9 @@
 
 enum {
 	ROW_PARAMS = 10,
-	ROWS_MAX = 64,            /* rows of the largest insert */
-	PACKET_SLACK = 64 * 1024, /* bytes of a packet that are not attributes or bodies */
+	ROWS_MAX = 64,                /* rows of the largest insert */
+	PACKET_SLACK = 64 * 1024,     /* bytes of a packet that are not attributes or bodies */
+	SMALL_FLUSH_BYTES = 8 * 1024, /* what goes as hex in one text */
 	READ_ROWS_FIRST = 16,
 	READ_ROWS_MAX = 1024,
 };
@@ -276,6 +277,105 @@ static enum sql_outcome flush_rows(struct sql_conn *c, struct flush *f)
 	return o;
 }
 
+/* ---- a small flush of one batch: everything in one round trip ---- */
+
+struct small_flush {
+	bool stored; /* its row went in */
+	uint64_t next_seq;
+};
+
+static bool flush_is_small(const struct flush *f)
+{
+	return f->req->n == 1 && batch_bytes(f->req->batches[0]) <= SMALL_FLUSH_BYTES;
+}
+
+static void append_hex(struct buf *out, struct slice bytes)
+{
+	static const char digits[] = "0123456789abcdef";
+	char *p = buf_extend(out, 2 * bytes.n + 3);
+
+	*p++ = 'x';
+	*p++ = '\'';
+	for (size_t i = 0; i < bytes.n; i++) {
+		*p++ = digits[(unsigned char)bytes.p[i] >> 4];
+		*p++ = digits[(unsigned char)bytes.p[i] & 15];
+	}
+	*p = '\'';
+}
+
+/* The second statement does nothing unless the first did (ROW_COUNT is that of the statement
+ * before, which no number of an earlier flush can imitate): where the fence or the head does not
+ * match, nothing changes and COMMIT keeps nothing. Bytes are in the text as hex, never as they are.
+ */
+static void small_text(const struct flush *f, struct buf *out)
+{
+	const struct bus_append *req = f->req;
+	const struct batch *b = req->batches[0];
+	char me[ID128_HEX];
+	char head[96];
+
+	id128_hex(f->me, me);
+	snprintf(head, sizeof head, "h.tenant_id=%u AND h.partition_id=%u", batch_tenant(b),
+	         batch_partition(b));
+	buf_printf(out,
+	           "UPDATE writer w JOIN head h ON %s SET w.flush_no=%" PRIu64
+	           ",h.next_seq=h.next_seq+%u,h.bytes=h.bytes+%zu WHERE w.session_id=x'%s'"
+	           " AND w.writer_no=%u AND w.flush_no=%" PRIu64 " AND w.fence=%" PRIu64
+	           " AND w.state=1;",
+	           head, req->flush_no, batch_count(b), batch_bytes(b), me, req->writer_no,
+	           req->flush_no - 1, req->fence);
+	buf_printf(out,
+	           "INSERT INTO journal(tenant_id,partition_id,base_seq,event_count,end_bytes,"
+	           "session_id,writer_no,flush_no,attributes,body)"
+	           " SELECT h.tenant_id,h.partition_id,h.next_seq-%u,%u,h.bytes,w.session_id,"
+	           "w.writer_no,w.flush_no,CONVERT(",
+	           batch_count(b), batch_count(b));
+	append_hex(out, batch_attributes(b));
+	buf_append_str(out, " USING utf8mb4),");
+	append_hex(out, batch_body(b));
+	buf_printf(out,
+	           " FROM head h JOIN writer w ON w.session_id=x'%s' AND w.writer_no=%u"
+	           " WHERE %s AND ROW_COUNT()>0;SELECT h.next_seq FROM head h WHERE %s;COMMIT",
+	           me, req->writer_no, head, head);
+}
+
+static void on_small_done(void *arg, unsigned result, uint64_t affected)
+{
+	struct small_flush *s = arg;
+
+	if (result == 1)
+		s->stored = affected == 1;
+}
+
+static int on_small_head(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	struct small_flush *s = arg;
+
+	s->next_seq = n ? cells[0].u : 0;
+	return 0;
+}
+
+/* *stored says whether it is over; if not, nothing happened and the long way finds out why. */
+static enum sql_outcome flush_small(struct sql_conn *c, struct flush *f, bool *stored)
+{
+	struct small_flush s = {0};
+	struct sql_text_sink sink = {.on_row = on_small_head, .on_done = on_small_done, .arg = &s};
+	struct buf text = {0};
+	enum sql_outcome o;
+
+	small_text(f, &text);
+	o = sql_text(c, text.data, text.len, &sink, SQL_TEXT_COMMITS);
+	buf_release(&text);
+	*stored = s.stored;
+	if (o == SQL_OK && s.stored)
+		f->base_seqs[0] = s.next_seq - batch_count(f->req->batches[0]);
+	if (o == SQL_FATAL || o == SQL_DUP) {
+		flush_fail(f, 0, sql_error(c));
+		return SQL_FATAL;
+	}
+	return o;
+}
+
 static enum sql_outcome work_append(struct sql_conn *c, void *arg)
 {
 	struct bus_job *job = arg;
@@ -283,7 +383,15 @@ static enum sql_outcome work_append(struct sql_conn *c, void *arg)
 	struct flush f = {.req = req, .me = &job->me, .fenced = true, .base_seqs = job->more};
 	enum sql_outcome o = SQL_FATAL;
 
+	if (flush_is_small(&f)) {
+		bool stored;
+
+		o = flush_small(c, &f, &stored);
+		if (o != SQL_OK || stored)
+			return o;
+	}
 	flush_group(&f);
+	o = SQL_FATAL;
 	if (flush_fits(&f, sql_conn_server(c)->max_packet))
 		o = flush_heads(c, &f);
 	if (o == SQL_OK)
