@@ -63,6 +63,19 @@ static void on_change(struct bus_change *req)
 	closing_end(c);
 }
 
+static struct closing *closing_new(struct dispatch *d, bool delete_row, uint32_t expiry_s)
+{
+	struct closing *c = xcalloc(1, sizeof *c);
+
+	c->dispatch = d;
+	c->release_next = !delete_row;
+	c->req.done = on_change;
+	c->req.verb = delete_row ? BUS_CHANGE_DELETE : BUS_CHANGE_IDLE;
+	c->req.expiry_s = expiry_s;
+	LIST_INSERT_HEAD(&d->closings, c, link);
+	return c;
+}
+
 void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s)
 {
 	struct dispatch *d = s->space->dispatch;
@@ -70,16 +83,23 @@ void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s)
 
 	if (!s->durable || !s->epoch || d->freeing)
 		return;
-	c = xcalloc(1, sizeof *c);
-	c->dispatch = d;
-	c->release_next = !delete_row;
-	c->req.done = on_change;
-	c->req.verb = delete_row ? BUS_CHANGE_DELETE : BUS_CHANGE_IDLE;
+	c = closing_new(d, delete_row, expiry_s);
 	c->req.tenant_id = s->space->tenant_id;
 	c->req.subscription_id = s->id;
 	c->req.epoch = s->epoch;
-	c->req.expiry_s = expiry_s;
-	LIST_INSERT_HEAD(&d->closings, c, link);
+	closing_send(c);
+}
+
+void closing_claimed(struct dispatch *d, const struct bus_claim *claim)
+{
+	struct closing *c;
+
+	if (d->freeing)
+		return;
+	c = closing_new(d, claim->created, claim->stored_expiry_s);
+	c->req.tenant_id = claim->tenant_id;
+	c->req.subscription_id = claim->subscription_id;
+	c->req.epoch = claim->epoch;
 	closing_send(c);
 }
 

@@ -13,6 +13,7 @@
 
 enum {
 	COMMITS_IN_FLIGHT = 2, /* the bus works on one while the next is made */
+	PAUSE_AFTER_ERROR_MS = 50,
 };
 
 struct commit_row {
@@ -36,12 +37,14 @@ static void arm(struct dispatch *d)
 	if (c->armed || !d->up || TAILQ_EMPTY(&c->dirty))
 		return;
 	c->armed = true;
-	loop_timer_set(c->timer, d->settings.commit_every_ms);
+	loop_timer_set(c->timer, c->failed ? PAUSE_AFTER_ERROR_MS : d->settings.commit_every_ms);
 }
 
 void committer_mark(struct dispatch *d, struct place *pl)
 {
-	if (!pl->sub->durable)
+	/* what cannot be written now is marked again when it can: when its row is made, or claimed
+	 */
+	if (!pl->has_row || pl->sub->state != SUBSCRIPTION_ACTIVE)
 		return;
 	if (!pl->feed.dirty) {
 		pl->feed.dirty = true;
@@ -79,8 +82,7 @@ static size_t take_dirty(struct dispatch *d, struct place *out[BUS_CURSORS_MAX])
 
 	for (pl = TAILQ_FIRST(&d->committer.dirty); pl && n < BUS_CURSORS_MAX; pl = next) {
 		next = TAILQ_NEXT(pl, dirty);
-		if ((pl->feed.committing && !BUG("cursor-without-commit-no")) ||
-		    pl->sub->state != SUBSCRIPTION_ACTIVE)
+		if (pl->feed.committing && !BUG("cursor-without-commit-no"))
 			continue;
 		committer_forget(d, pl);
 		out[n++] = pl;
@@ -121,6 +123,10 @@ static void on_row(struct dispatch *d, enum sql_outcome outcome, struct commit_r
 		return; /* a new generation, or gone: what it says no longer matters */
 	pl = &s->places[cr->partition];
 	pl->feed.committing = false;
+	if (outcome == SQL_UNKNOWN) { /* only a new epoch tells which commit number is next */
+		subscription_doubt(s);
+		return;
+	}
 	if (outcome != SQL_OK) {
 		committer_mark(d, pl);
 		return;
@@ -142,7 +148,10 @@ static void on_commit(struct bus_commit *req)
 	struct dispatch *d = c->dispatch;
 
 	d->committer.in_flight--;
+	d->committer.failed = req->outcome != SQL_OK;
 	d->stats.cursor_commits += req->outcome == SQL_OK;
+	if (req->outcome == SQL_FATAL)
+		log_error("committer", "rows=%zu refused=1", req->n);
 	for (size_t i = 0; i < req->n; i++) {
 		on_row(d, req->outcome, &c->places[i], &c->rows[i]);
 		subscription_unref(c->places[i].sub);
@@ -198,7 +207,7 @@ static void on_timer(void *arg)
 
 bool committer_idle(const struct dispatch *d)
 {
-	return !d->committer.in_flight && TAILQ_EMPTY(&d->committer.dirty);
+	return !d->committer.in_flight && (!d->up || TAILQ_EMPTY(&d->committer.dirty));
 }
 
 void committer_init(struct dispatch *d)

@@ -24,6 +24,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
+struct closing;
 struct op;
 struct partition;
 struct place;
@@ -57,6 +58,7 @@ struct place {
 	TAILQ_ENTRY(place) link;  /* on partition->live or, when !feed.live, ->lagging */
 	TAILQ_ENTRY(place) dirty; /* on committer->dirty when feed.dirty */
 	bool in_pass;             /* the batch being dispatched is for it */
+	bool has_row;             /* durable: `cursors` has a row for it, which commits match */
 };
 
 TAILQ_HEAD(place_list, place);
@@ -79,8 +81,14 @@ struct filter {
 struct match {
 	uint8_t qos;
 	uint32_t n_ids;
-	uint32_t ids[8]; /* subscription identifiers; more than that many are not reported */
+	uint32_t ids[SESSION_FILTERS_MAX]; /* subscription identifiers [MQTT-3.3.4-3] */
 };
+
+static inline void match_clear(struct match *m)
+{
+	m->qos = 0;
+	m->n_ids = 0;
+}
 
 enum subscription_state {
 	SUBSCRIPTION_UNCLAIMED, /* durable and not ours (yet, or since the last generation) */
@@ -160,6 +168,7 @@ struct committer {
 	struct place_list dirty;
 	struct loop_timer *timer;
 	bool armed;
+	bool failed;      /* the last one: pause before the next */
 	size_t in_flight; /* commits the bus has */
 };
 
@@ -180,8 +189,8 @@ struct dispatch {
 	bool up;                       /* the bus is */
 	uint32_t looks;                /* requests for heads under way */
 	bool look_again;               /* something was stored since they were sent */
-	bool draining;                 /* nothing new is claimed */
 	LIST_HEAD(, closing) closings; /* rows being released or deleted */
+	bool draining;                 /* nothing new is claimed or delivered */
 	bool released;                 /* draining: every subscription was let go */
 	bool freeing;                  /* the bus is not asked any more */
 	void (*drained)(void *arg);
@@ -221,12 +230,14 @@ void subscription_begin(struct subscription *s, const uint64_t *starts);
 /* The same from a stored cursor. was_ours: nobody else had it since we suspended it, so that what
  * we know beyond the cursor still holds. */
 void subscription_begin_at(struct subscription *s, const struct bus_cursor *cursor, bool was_ours);
+void subscription_stored(struct subscription *s); /* its cursors have their rows now */
 void subscription_suspend(struct subscription *s);
 void subscription_wake(struct subscription *s); /* a consumer is there: catch up and pump */
 void subscription_pump(struct subscription *s);
 void subscription_park(struct subscription *s, struct session *gone);
 void subscription_add_consumer(struct subscription *s, struct session *c);
 void subscription_reclaim(struct subscription *s); /* after a new generation */
+void subscription_doubt(struct subscription *s);   /* what is stored is not known: claim anew */
 void subscription_lost(struct subscription *s);    /* a fence did not match: it is not ours */
 
 bool place_wants(struct place *pl); /* ours, lags, has a consumer, and room */
@@ -236,6 +247,8 @@ uint64_t place_matched_through(const struct place *pl);
 bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct batch *b,
                  const struct match *m);
 void place_settle(struct place *pl, uint64_t seq);
+/* Events [from, to) are gone: it does not wait for them. */
+void place_skip(struct place *pl, uint64_t from, uint64_t to);
 
 /* filter.c */
 struct filter *filter_find(struct subscription *s, struct slice text);
@@ -260,6 +273,8 @@ void share_leave(struct subscription *share, struct session *s);
 
 /* closing.c: see a row off: let go of it, or delete it, however long the database takes. */
 void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s);
+/* The same for a row that was claimed for a subscription that did not wait for it. */
+void closing_claimed(struct dispatch *d, const struct bus_claim *claim);
 /* At the end of dispatch, when nothing is under way any more: forget those that wait to be
  * repeated. */
 void closing_release_all(struct dispatch *d);
@@ -303,8 +318,9 @@ struct op {
 };
 
 void op_step(struct op *op);
-void op_silence(struct session *s);  /* their connection is gone: finish without an answer */
-void op_drop_all(struct session *s); /* the session is going */
+void session_store(struct session *s); /* write its row, in turn with its other operations */
+void op_silence(struct session *s);    /* their connection is gone: finish without an answer */
+void op_drop_all(struct session *s);   /* the session is going */
 
 /* session.c */
 struct session {
@@ -317,6 +333,7 @@ struct session {
 	bool opening;      /* `open` waits for its answer */
 	bool dead;         /* out of the map; freed when requests is 0 */
 	bool clean_start;
+	bool asked_again;         /* its claim was repeated after one that may have been stored */
 	struct subscription *sub; /* its own; NULL while opening */
 
 	uint64_t conn_id; /* 0 = nobody */
@@ -334,13 +351,17 @@ struct session {
 		bool used;
 	} * slots;
 	uint16_t n_slots;
+	uint16_t n_used;
 	uint16_t next_slot;
 	struct op_list pending; /* SUBSCRIBE and UNSUBSCRIBE in order, one at work */
 };
 
 bool session_can_take(const struct session *s);
+bool session_can_begin(const struct session *s); /* the same, and a packet id is free */
 uint16_t session_take_packet_id(struct session *s, struct place *pl, uint64_t seq);
-void session_void_packet_id(struct session *s, uint16_t packet_id); /* its event is another one */
+void session_free_packet_id(struct session *s, uint16_t packet_id);
+/* Its event is another one now; the id is taken until the client has answered. */
+void session_void_packet_id(struct session *s, uint16_t packet_id);
 void session_void_subscription(struct session *s, const struct subscription *sub);
 void session_send(struct session *s, const struct outgoing *out);
 const struct filter *session_share_filter(const struct session *s,

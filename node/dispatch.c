@@ -107,6 +107,7 @@ void dispatch_on_state(struct dispatch *d, enum bus_state state)
 		resume_all(d);
 	else
 		suspend_all(d);
+	dispatch_drain_check(d);
 }
 
 void dispatch_on_others_stored(struct dispatch *d)
@@ -192,8 +193,9 @@ void dispatch_drain_check(struct dispatch *d)
 
 	if (!d->draining || !fn)
 		return;
-	if (d->up && !committer_idle(d)) {
-		committer_flush(d);
+	if (!committer_idle(d)) {
+		if (!d->committer.failed) /* else its timer tries again */
+			committer_flush(d);
 		return;
 	}
 	if (!d->released) {

@@ -71,7 +71,8 @@ struct feed_entry *feed_next_ready(struct feed *f)
 	return entry_at(f, f->ready_from);
 }
 
-struct feed_entry *feed_find(struct feed *f, uint64_t seq)
+/* The offset of the first entry at seq or above. */
+static size_t offset_of(const struct feed *f, uint64_t seq)
 {
 	size_t lo = 0;
 	size_t hi = f->count;
@@ -84,8 +85,26 @@ struct feed_entry *feed_find(struct feed *f, uint64_t seq)
 		else
 			hi = mid;
 	}
-	if (lo < f->count && entry_at(f, lo)->seq == seq)
-		return entry_at(f, lo);
+	return lo;
+}
+
+struct feed_entry *feed_find(struct feed *f, uint64_t seq)
+{
+	size_t i = offset_of(f, seq);
+
+	return i < f->count && entry_at(f, i)->seq == seq ? entry_at(f, i) : NULL;
+}
+
+struct feed_entry *feed_ready_within(struct feed *f, uint64_t from, uint64_t to)
+{
+	for (size_t i = offset_of(f, from); f->n_ready && i < f->count; i++) {
+		struct feed_entry *e = entry_at(f, i);
+
+		if (e->seq >= to)
+			break;
+		if (e->state == FEED_READY)
+			return e;
+	}
 	return NULL;
 }
 
@@ -130,21 +149,36 @@ void feed_done(struct feed *f, struct feed_entry *e)
 	pop_done(f);
 }
 
-static struct feed_entry *held_find(const struct feed *f, uint64_t seq)
+/* The index of the first held entry at seq or above. */
+static size_t held_index(const struct feed *f, uint64_t seq)
 {
-	for (size_t i = 0; i < f->n_held; i++) {
-		if (f->held[i].seq == seq)
-			return &f->held[i];
+	size_t lo = 0;
+	size_t hi = f->n_held;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (f->held[mid].seq < seq)
+			lo = mid + 1;
+		else
+			hi = mid;
 	}
-	return NULL;
+	return lo;
 }
 
-static void held_drop(struct feed *f, struct feed_entry *h)
+static struct feed_entry *held_find(const struct feed *f, uint64_t seq)
 {
-	size_t i = (size_t)(h - f->held);
+	size_t i = held_index(f, seq);
 
-	memmove(h, h + 1, (f->n_held - i - 1) * sizeof *h);
-	f->n_held--;
+	return i < f->n_held && f->held[i].seq == seq ? &f->held[i] : NULL;
+}
+
+static void held_drop(struct feed *f, size_t from, size_t to)
+{
+	if (from == to)
+		return;
+	memmove(f->held + from, f->held + to, (f->n_held - to) * sizeof *f->held);
+	f->n_held -= to - from;
 	if (!f->n_held) {
 		free(f->held);
 		f->held = NULL;
@@ -157,7 +191,7 @@ bool feed_done_held(struct feed *f, uint64_t seq)
 
 	if (!h)
 		return false;
-	held_drop(f, h);
+	held_drop(f, (size_t)(h - f->held), (size_t)(h - f->held) + 1);
 	ranges_add(&f->ahead, seq, seq);
 	return true;
 }
@@ -173,11 +207,13 @@ enum feed_known feed_recall(struct feed *f, uint64_t seq, uint64_t stamp, struct
 		return FEED_OLD;
 	if (f->ahead.n && f->ahead.items[f->ahead.n - 1].last < seq)
 		ranges_release(&f->ahead);
+	/* those below did not match again: nothing wants them any more, and matching has passed */
+	held_drop(f, 0, held_index(f, seq));
 	h = held_find(f, seq);
 	if (!h)
 		return FEED_NEW;
 	was = *h;
-	held_drop(f, h);
+	held_drop(f, 0, 1);
 	if (was.stamp != stamp) {
 		*stale = was;
 		return FEED_NEW;

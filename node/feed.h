@@ -83,6 +83,8 @@ static inline bool feed_has_room(struct feed *f)
 struct feed_entry *feed_push(struct feed *f, uint64_t seq, enum feed_state state);
 struct feed_entry *feed_next_ready(struct feed *f); /* the lowest READY, or NULL */
 struct feed_entry *feed_find(struct feed *f, uint64_t seq);
+/* The lowest READY one of [from, to), or NULL. */
+struct feed_entry *feed_ready_within(struct feed *f, uint64_t from, uint64_t to);
 void feed_set(struct feed *f, struct feed_entry *e, enum feed_state state); /* not to DONE */
 void feed_done(struct feed *f, struct feed_entry *e); /* e may be gone after this */
 

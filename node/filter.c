@@ -120,16 +120,20 @@ void filters_encode(const struct subscription *s, struct buf *out)
 	buf_u8(out, ']');
 }
 
+/* The row is not trusted: somebody may have edited it. */
 static int decode_one(struct subscription *s, const json_t *o)
 {
-	const json_t *text = json_object_get(o, "filter");
 	const json_t *since = json_object_get(o, "since");
 	json_int_t qos = json_integer_value(json_object_get(o, "qos"));
+	struct slice text = slice_str(json_string_value(json_object_get(o, "filter")));
+	struct topic_filter parts;
 	struct filter *f;
 
-	if (!json_is_string(text) || qos < 0 || qos > 2)
+	if (qos < 0 || qos > 2 || topic_filter_parse(text, &parts, NULL) != 0 ||
+	    parts.kind == FILTER_QUEUE || filter_find(s, text) ||
+	    filter_count(s) >= SESSION_FILTERS_MAX)
 		return -1;
-	f = filter_add(s, slice(json_string_value(text), json_string_length(text)));
+	f = filter_add(s, text);
 	f->qos = (uint8_t)qos;
 	f->no_local = json_is_true(json_object_get(o, "nl"));
 	f->retain_as_published = json_is_true(json_object_get(o, "rap"));

@@ -147,7 +147,7 @@ static void dispatch_event(struct partition *p, struct batch *b, uint64_t seq,
 			continue;
 		if (s->mark != mark) {
 			s->mark = mark;
-			s->match = (struct match){0};
+			match_clear(&s->match);
 			touched[n++] = pl;
 		}
 		match_add(&s->match, f);
@@ -262,17 +262,18 @@ static void forget_head(struct partition *p)
 	p->next_seq = 0;
 }
 
-/* Retention took what lies between: whoever wanted it goes on behind the gap. */
+/* Retention took what lies between: whoever wanted it, or waited to be sent some of it, goes on
+ * behind the gap. */
 static void skip_gap(struct partition *p, uint64_t from, uint64_t to)
 {
 	struct place *pl;
 
 	log_warn("partition", "tenant=%u partition=%u gap_from=%" PRIu64 " gap_to=%" PRIu64,
 	         p->space->tenant_id, p->id, from, to - 1);
-	TAILQ_FOREACH (pl, &p->lagging, link) {
-		if (pl->feed.next_seq >= from && pl->feed.next_seq < to)
-			pl->feed.next_seq = to;
-	}
+	TAILQ_FOREACH (pl, &p->lagging, link)
+		place_skip(pl, from, to);
+	TAILQ_FOREACH (pl, &p->live, link)
+		place_skip(pl, from, to);
 }
 
 struct partition_read {
@@ -453,12 +454,13 @@ void partition_stored(struct partition *p, struct batch *b)
 		p->outdated = p->reading;
 	} else if (!p->next_seq) {
 		p->heard_seq = end; /* its readers begin with a read, which will find it */
-	} else if (base > p->next_seq) {
-		partition_advance(p, end); /* others wrote before it */
 	} else if (base == p->next_seq) {
 		cache_add(p, b);
 		dispatch_batch(p, b, base, true);
 		p->next_seq = end;
+	} else { /* others wrote before it, or a read has seen it already */
+		cache_add(p, b);
+		partition_advance(p, end);
 	}
 	if (!TAILQ_EMPTY(&p->lagging))
 		partition_schedule(p);

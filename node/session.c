@@ -51,7 +51,13 @@ const struct filter *session_share_filter(const struct session *s, const struct 
 
 bool session_can_take(const struct session *s)
 {
-	return s->started && s->in_flight < s->receive_max && s->ops->can_send(s->conn);
+	return s->started && s->in_flight < s->receive_max && s->ops->can_send(s->conn) &&
+	       !s->space->dispatch->draining;
+}
+
+bool session_can_begin(const struct session *s)
+{
+	return s->n_used < UINT16_MAX && session_can_take(s);
 }
 
 static void grow_slots(struct session *s)
@@ -81,8 +87,15 @@ uint16_t session_take_packet_id(struct session *s, struct place *pl, uint64_t se
 		if (slot->used)
 			continue;
 		*slot = (struct slot){.place = pl, .seq = seq, .used = true};
+		s->n_used++;
 		return s->next_slot;
 	}
+}
+
+void session_free_packet_id(struct session *s, uint16_t packet_id)
+{
+	s->slots[packet_id - 1] = (struct slot){0};
+	s->n_used--;
 }
 
 void session_void_packet_id(struct session *s, uint16_t packet_id)
@@ -95,6 +108,15 @@ void session_void_subscription(struct session *s, const struct subscription *sub
 	for (uint32_t i = 0; i < s->n_slots; i++) {
 		if (s->slots[i].place && s->slots[i].place->sub == sub)
 			s->slots[i].place = NULL;
+	}
+}
+
+/* The connection is gone, and nobody will acknowledge those whose events went away before it. */
+static void free_void_packet_ids(struct session *s)
+{
+	for (uint32_t i = 0; i < s->n_slots; i++) {
+		if (s->slots[i].used && !s->slots[i].place)
+			session_free_packet_id(s, (uint16_t)(i + 1));
 	}
 }
 
@@ -122,7 +144,7 @@ bool session_puback(struct session *s, uint16_t packet_id, uint8_t reason)
 	if (!packet_id || packet_id > s->n_slots || !s->slots[packet_id - 1].used)
 		return false;
 	slot = s->slots[packet_id - 1];
-	s->slots[packet_id - 1] = (struct slot){0};
+	session_free_packet_id(s, packet_id);
 	if (s->in_flight)
 		s->in_flight--;
 	if (slot.place) {
@@ -281,6 +303,7 @@ static void session_park(struct session *s)
 			session_void_subscription(s, share);
 		}
 	}
+	free_void_packet_ids(s);
 	op_silence(s);
 }
 
@@ -366,22 +389,6 @@ void session_start(struct session *s)
 	}
 }
 
-void session_filters_check(struct session *s, bool (*fn)(void *arg, struct slice filter), void *arg)
-{
-	struct slice *drop = xcalloc(s->sub->n_filters, sizeof *drop);
-	struct session_unsubscribe req = {.filters = drop};
-
-	for (size_t i = 0; i < s->sub->n_filters; i++) {
-		struct slice text = slice_str(s->sub->filters[i].text);
-
-		if (text.n && !fn(arg, text))
-			drop[req.n++] = text;
-	}
-	if (req.n)
-		session_unsubscribe(s, &req);
-	free(drop);
-}
-
 /* ---- opening -----------------------------------------------------------------------------------
  */
 
@@ -430,9 +437,15 @@ static void restore_filters(struct session *s, struct slice stored)
 	}
 }
 
+/* A claim that was repeated may have made the row itself, unheard. */
+static bool is_fresh(const struct session *s, const struct bus_claim *req)
+{
+	return s->clean_start || req->created || (s->asked_again && !req->n_cursors);
+}
+
 static void open_taken(struct session *s, struct bus_claim *req)
 {
-	bool fresh = s->clean_start || req->created;
+	bool fresh = is_fresh(s, req);
 
 	make_subscription(s);
 	subscription_claimed(s->sub, req);
@@ -445,6 +458,8 @@ static void open_taken(struct session *s, struct bus_claim *req)
 		make_subscription(s);
 	} else if (!fresh) {
 		restore_filters(s, req->stored_filters);
+		if (req->stored_expiry_s != s->expiry_s)
+			session_store(s);
 	}
 	opened(s, !fresh);
 }
@@ -468,6 +483,7 @@ static void on_open_claim(struct bus_claim *req)
 		session_end(s, END_ROW_LEFT);
 	} else if (!s->dead) {
 		/* away for a moment, or held by a node that is about to be found dead */
+		s->asked_again = s->asked_again || req->outcome != SQL_LOST;
 		dispatch_after(d, CLAIM_PAUSE_MS, open_claim_again, s);
 	}
 	d->bus->ops->claim_release(d->bus, req);
@@ -522,13 +538,12 @@ static void reopened(void *arg)
 
 static void reopen(struct session *s, const struct session_open *req)
 {
-	static const struct session_unsubscribe nothing;
 	struct dispatch *d = s->space->dispatch;
 
 	dispatch_forget(d, s); /* it does not linger any more */
 	if (s->expiry_s != req->expiry_s) {
 		s->expiry_s = req->expiry_s;
-		session_unsubscribe(s, &nothing); /* writes the row */
+		session_store(s);
 	}
 	bind_conn(s, req);
 	dispatch_after(d, 0, reopened, s); /* answered later, as everything is */

@@ -19,13 +19,10 @@ static const char *share_name(const struct filter *f)
 
 static void wake_waiting(struct subscription *share)
 {
-	struct op_list waiting;
 	struct op *op;
 
-	TAILQ_INIT(&waiting);
-	TAILQ_CONCAT(&waiting, &share->waiting, waits_link);
-	while ((op = TAILQ_FIRST(&waiting))) {
-		TAILQ_REMOVE(&waiting, op, waits_link);
+	while ((op = TAILQ_FIRST(&share->waiting))) {
+		TAILQ_REMOVE(&share->waiting, op, waits_link);
 		op->waiting = NULL;
 		op_step(op);
 	}
@@ -71,6 +68,8 @@ static void on_claim(struct bus_claim *req)
 
 	if (taken)
 		subscription_claimed(share, req);
+	else if (req->outcome == SQL_OK && share->state == SUBSCRIPTION_DEAD)
+		closing_claimed(d, req);
 	d->bus->ops->claim_release(d->bus, req);
 	if (taken) {
 		subscription_wake(share);
@@ -111,10 +110,11 @@ static void on_starts(void *arg, const uint64_t *starts)
 
 void share_claim(struct subscription *share)
 {
+	const struct dispatch *d = share->space->dispatch;
 	struct share_claiming *c;
 
-	if (share->state != SUBSCRIPTION_UNCLAIMED || share->space->dispatch->draining)
-		return;
+	if (share->state != SUBSCRIPTION_UNCLAIMED || d->draining || !d->up)
+		return; /* when the bus is up again it is asked to */
 	c = xcalloc(1, sizeof *c);
 	c->share = share;
 	share->state = SUBSCRIPTION_CLAIMING;

@@ -185,8 +185,10 @@ static void apply_one(struct op *op, struct session_filter *want)
 		return;
 	}
 	f->share = share_get(s->space, f, s->expiry_s, op->start, op->start_value);
-	if (session_consumes(s))
+	if (session_consumes(s)) {
 		subscription_add_consumer(f->share, s);
+		subscription_wake(f->share);
+	}
 }
 
 static void begin_places(const struct op *op)
@@ -199,18 +201,22 @@ static void begin_places(const struct op *op)
 	subscription_wake(s->sub);
 }
 
-static void remove_one(struct session *s, struct session_filter *want)
+static void remove_filter(struct session *s, struct filter *f)
 {
-	struct filter *f = filter_find(s->sub, want->filter);
-	struct subscription *share;
+	struct subscription *share = f->share;
 
-	want->reason = f ? MQTT_REASON_SUCCESS : MQTT_REASON_NO_SUBSCRIPTION_EXISTED;
-	if (!f)
-		return;
-	share = f->share;
 	filter_remove(s->sub, f);
 	if (share)
 		share_leave(share, s);
+}
+
+static void remove_one(struct session *s, struct session_filter *want)
+{
+	struct filter *f = filter_find(s->sub, want->filter);
+
+	want->reason = f ? MQTT_REASON_SUCCESS : MQTT_REASON_NO_SUBSCRIPTION_EXISTED;
+	if (f)
+		remove_filter(s, f);
 }
 
 static bool stage_apply(struct op *op)
@@ -280,6 +286,8 @@ static void on_persisted(struct bus_change *req)
 	switch (req->outcome) {
 	case SQL_OK:
 	case SQL_DUP:
+		if (op->begins)
+			subscription_stored(s->sub);
 		op->stage = OP_ANSWER;
 		op_step(op);
 		return;
@@ -333,17 +341,19 @@ static bool stage_persist(struct op *op)
 static void answer(struct op *op)
 {
 	struct session *s = op->session;
+	void *conn = op->silent || !s->conn_id ? NULL : s->conn;
 	uint8_t *reasons = xmalloc(op->n + 1);
+	struct op was = *op;
 	struct op *next = TAILQ_NEXT(op, link);
 
 	for (size_t i = 0; i < op->n; i++)
 		reasons[i] = op->filters[i].reason;
 	if (next)
 		dispatch_after(s->space->dispatch, 0, (void (*)(void *))op_step, next);
-	if (!op->silent && op->done && s->conn_id)
-		op->done(s->conn, op->packet_id, reasons, op->n, op->text);
+	op_free(op); /* the connection may end the session when it hears */
+	if (conn && was.done)
+		was.done(conn, was.packet_id, reasons, was.n, was.text);
 	free(reasons);
-	op_free(op);
 }
 
 void op_step(struct op *op)
@@ -384,6 +394,47 @@ void session_subscribe(struct session *s, const struct session_subscribe *req)
 	op->start_value = req->start_value;
 	op->done = req->done;
 	op_start(op);
+}
+
+/* Filters that wait to be added were allowed by a token, too. */
+static void check_pending(struct session *s, bool (*fn)(void *arg, struct slice filter), void *arg)
+{
+	struct op *op;
+
+	TAILQ_FOREACH (op, &s->pending, link) {
+		if (!op->subscribe || op->stage > OP_APPLY)
+			continue;
+		for (size_t i = 0; i < op->n; i++) {
+			struct session_filter *f = &op->filters[i];
+
+			if (wanted(f) && !fn(arg, f->filter))
+				f->reason = MQTT_REASON_NOT_AUTHORIZED;
+		}
+	}
+}
+
+void session_filters_check(struct session *s, bool (*fn)(void *arg, struct slice filter), void *arg)
+{
+	bool any = false;
+
+	check_pending(s, fn, arg);
+	for (size_t i = 0; i < s->sub->n_filters; i++) {
+		struct filter *f = &s->sub->filters[i];
+
+		if (!f->text || fn(arg, slice_str(f->text)))
+			continue;
+		remove_filter(s, f); /* at once: nothing more may be delivered for it */
+		any = true;
+	}
+	if (any)
+		session_store(s);
+}
+
+void session_store(struct session *s)
+{
+	static const struct session_unsubscribe nothing;
+
+	session_unsubscribe(s, &nothing);
 }
 
 void session_unsubscribe(struct session *s, const struct session_unsubscribe *req)

@@ -22,7 +22,7 @@ static bool match_again(const struct place *pl, uint64_t seq, const struct event
 	const struct subscription *s = pl->sub;
 	bool any = false;
 
-	*m = (struct match){0};
+	match_clear(m);
 	for (size_t i = 0; i < s->n_filters; i++) {
 		const struct filter *f = &s->filters[i];
 
@@ -43,43 +43,57 @@ static struct session *pick_consumer(struct subscription *s)
 	for (size_t i = 0; i < s->n_consumers; i++) {
 		struct session *c = s->consumers[s->turn++ % s->n_consumers];
 
-		if (session_can_take(c))
+		if (session_can_begin(c))
 			return c;
 	}
 	return NULL;
 }
 
+/* 0 = it never expires; what began before it expired is finished, with the shortest of times. */
 static uint32_t remaining_s(const struct event *ev)
 {
-	uint64_t ms = ev->expires_ms - clock_wall_ms();
+	uint64_t now = clock_wall_ms();
 
-	return (uint32_t)((ms + 999) / 1000);
+	if (!ev->expires_ms)
+		return 0;
+	return ev->expires_ms > now ? (uint32_t)((ev->expires_ms - now + 999) / 1000) : 1;
 }
 
-/* The last thing done with e: the connection may settle it at once. */
+/* e is not sent (again): a packet id that it had on an earlier connection is free. */
+static void settle_unsent(struct place *pl, struct feed_entry *e)
+{
+	if (e->packet_id)
+		session_free_packet_id(e->holder, e->packet_id);
+	place_settle(pl, e->seq);
+}
+
+/* Send one event; e is its entry if it waited. What began on an earlier connection, and so has a
+ * packet id, is sent again whatever became of its filter and its expiry [MQTT-4.4.0-1,
+ * MQTT-3.10.4-3]. The last thing done with e: the connection may settle it at once. */
 static void deliver(struct place *pl, struct session *c, uint64_t seq, const struct event *ev,
                     struct batch *b, const struct match *m, struct feed_entry *e)
 {
 	struct dispatch_stats *stats = &pl->partition->space->dispatch->stats;
-	struct match mine = *m;
-	struct outgoing out = {.ev = ev, .owner = b};
+	bool begun = e && e->packet_id;
+	struct match own;
+	struct outgoing out = {.ev = ev, .owner = b, .expiry_s = remaining_s(ev)};
 
-	if (ev->expires_ms && ev->expires_ms <= clock_wall_ms()) {
+	if (!begun && ev->expires_ms && ev->expires_ms <= clock_wall_ms()) {
 		stats->expired++;
 		if (e)
 			place_settle(pl, seq);
 		return;
 	}
 	if (pl->sub->kind == BUS_SUB_SHARE) { /* each member has options of its own */
-		const struct filter *f = session_share_filter(c, pl->sub);
-
-		mine = (struct match){0};
-		match_add(&mine, f);
+		match_clear(&own);
+		match_add(&own, session_share_filter(c, pl->sub));
+		m = &own;
 	}
-	out.qos = mine.qos < ev->qos ? mine.qos : ev->qos;
-	out.subscription_ids = mine.ids;
-	out.n_subscription_ids = mine.n_ids;
-	out.expiry_s = ev->expires_ms ? remaining_s(ev) : 0;
+	out.qos = m->qos < ev->qos ? m->qos : ev->qos;
+	if (begun)
+		out.qos = 1;
+	out.subscription_ids = m->ids;
+	out.n_subscription_ids = m->n_ids;
 	stats->delivered++;
 	if (!out.qos) {
 		session_send(c, &out);
@@ -89,8 +103,8 @@ static void deliver(struct place *pl, struct session *c, uint64_t seq, const str
 	}
 	if (!e)
 		e = feed_push(&pl->feed, seq, FEED_READY);
-	out.dup = e->packet_id != 0;
-	if (!e->packet_id)
+	out.dup = begun;
+	if (!begun)
 		e->packet_id = session_take_packet_id(c, pl, seq);
 	e->holder = c;
 	e->stamp = batch_stamp(b);
@@ -104,7 +118,7 @@ bool place_wants(struct place *pl)
 	struct subscription *s = pl->sub;
 
 	return s->state == SUBSCRIPTION_ACTIVE && s->n_consumers && !pl->feed.live &&
-	       pl->feed.next_seq && feed_has_room(&pl->feed);
+	       pl->feed.next_seq && feed_has_room(&pl->feed) && !s->space->dispatch->draining;
 }
 
 uint64_t place_matched_through(const struct place *pl)
@@ -158,6 +172,23 @@ void place_settle(struct place *pl, uint64_t seq)
 	committer_mark(pl->partition->space->dispatch, pl);
 }
 
+void place_skip(struct place *pl, uint64_t from, uint64_t to)
+{
+	struct partition *p = pl->partition;
+	struct feed *f = &pl->feed;
+	struct feed_entry *e;
+	uint64_t at = from;
+
+	if (!f->live && f->next_seq >= from && f->next_seq < to && !partition_batch(p, f->next_seq))
+		f->next_seq = to;
+	while ((e = feed_ready_within(f, at, to))) {
+		at = e->seq + 1;
+		if (!partition_batch(p, e->seq))
+			settle_unsent(pl, e);
+	}
+	committer_mark(pl->partition->space->dispatch, pl);
+}
+
 /* One waiting event of a place to whoever can take it; false = not now. */
 static bool pump_one(struct place *pl)
 {
@@ -170,8 +201,11 @@ static bool pump_one(struct place *pl)
 
 	if (!e)
 		return false;
-	c = e->packet_id ? e->holder : pick_consumer(pl->sub);
-	if (!c || !session_can_take(c))
+	if (e->packet_id)
+		c = session_can_take(e->holder) ? e->holder : NULL;
+	else
+		c = pick_consumer(pl->sub);
+	if (!c)
 		return false;
 	seq = e->seq;
 	b = partition_batch(pl->partition, seq);
@@ -180,7 +214,7 @@ static bool pump_one(struct place *pl)
 		return false;
 	}
 	batch_event(b, (uint32_t)(seq - batch_base_seq(b)), &ev);
-	if (match_again(pl, seq, &ev, &m))
+	if (match_again(pl, seq, &ev, &m) || e->packet_id)
 		deliver(pl, c, seq, &ev, b, &m, e);
 	else
 		place_settle(pl, seq); /* unsubscribed meanwhile */
@@ -306,8 +340,15 @@ void subscription_begin_at(struct subscription *s, const struct bus_cursor *curs
 	f->commit_no = cursor->commit_no;
 	f->committed_through = cursor->acked_through;
 	f->committing = false;
-	if (was_ours) /* what was settled while it could not be written is to be written now */
-		committer_mark(s->space->dispatch, pl);
+	s->places[cursor->partition_id].has_row = true;
+}
+
+void subscription_stored(struct subscription *s)
+{
+	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
+		s->places[i].has_row = true;
+		committer_mark(s->space->dispatch, &s->places[i]);
+	}
 }
 
 void subscription_suspend(struct subscription *s)
@@ -341,6 +382,9 @@ void subscription_claimed(struct subscription *s, const struct bus_claim *req)
 	s->state = SUBSCRIPTION_ACTIVE;
 	for (uint32_t i = 0; i < req->n_cursors; i++)
 		subscription_begin_at(s, &req->cursors[i], was_ours);
+	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++)
+		committer_mark(s->space->dispatch,
+		               &s->places[i]); /* settled while it was not ours */
 }
 
 struct reclaim {
@@ -368,6 +412,8 @@ static void on_reclaim(struct bus_claim *req)
 		} else if (req->outcome == SQL_LOST || req->outcome == SQL_FATAL) {
 			subscription_lost(s);
 		} else {
+			if (req->outcome == SQL_OK && req->epoch == s->epoch + 1)
+				s->epoch = req->epoch; /* nobody came between: it is still ours */
 			dispatch_after(d, RECLAIM_PAUSE_MS, reclaim_again, s);
 		}
 	}
@@ -381,8 +427,8 @@ void subscription_reclaim(struct subscription *s)
 	struct dispatch *d = s->space->dispatch;
 	struct reclaim *r;
 
-	if (s->state != SUBSCRIPTION_UNCLAIMED)
-		return;
+	if (s->state != SUBSCRIPTION_UNCLAIMED || !d->up || d->draining)
+		return; /* when the bus is up again it is asked to */
 	if (!s->session) {
 		share_claim(s);
 		return;
@@ -400,6 +446,12 @@ void subscription_reclaim(struct subscription *s)
 	d->bus->ops->claim(d->bus, &r->req);
 }
 
+void subscription_doubt(struct subscription *s)
+{
+	subscription_suspend(s);
+	dispatch_after(s->space->dispatch, RECLAIM_PAUSE_MS, reclaim_again, s);
+}
+
 void subscription_lost(struct subscription *s)
 {
 	if (s->session) {
@@ -408,9 +460,8 @@ void subscription_lost(struct subscription *s)
 		return;
 	}
 	/* a shared subscription: somebody changed it from outside; look at it afresh */
-	subscription_suspend(s);
 	s->epoch = 0;
-	dispatch_after(s->space->dispatch, RECLAIM_PAUSE_MS, reclaim_again, s);
+	subscription_doubt(s);
 }
 
 /* ---- life --------------------------------------------------------------------------------------
