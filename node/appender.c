@@ -15,7 +15,7 @@
 enum {
 	SHARE_QUANTUM = 64 * 1024, /* bytes per tenant of weight 1 and round */
 	FLUSH_MAX_BATCHES = 512,
-	EVENT_OVERHEAD = 256, /* bytes: topic, properties, index */
+	EVENT_OVERHEAD = 192, /* bytes: attributes' names, index */
 };
 
 /* One batch that is being filled or waits for a flush. */
@@ -46,29 +46,46 @@ struct tenant_queue {
 	uint32_t tenant_id;
 	uint32_t n_partitions;
 	struct lane lanes[BUS_WRITERS];
-	struct head_queue *heads; /* [n_partitions] */
-	size_t bytes;             /* queued or in flight */
-	uint64_t *waiting;        /* connections that were told to pause */
+	struct head_queue *heads;               /* [n_partitions] */
+	size_t bytes;                           /* queued or in flight */
+	TAILQ_ENTRY(tenant_queue) waiting_link; /* on appender.waiting while anybody is told to */
+	uint64_t *waiting;                      /* connections that were told to pause */
 	size_t n_waiting;
 	size_t cap_waiting;
 };
+
+TAILQ_HEAD(tenant_list, tenant_queue);
 
 struct appender {
 	struct loop *loop;
 	struct bus *bus;
 	struct appender_events events;
-	struct map tenants; /* tenant_id -> tenant_queue */
+	struct map tenants;         /* tenant_id -> tenant_queue */
+	struct tenant_list waiting; /* those with connections that wait for room */
 	struct share shares[BUS_WRITERS];
 	struct writer *writers[BUS_WRITERS];
 	struct laters laters;
 	size_t bytes; /* all tenants' */
+	bool full;    /* the bound of all tenants was reached, and connections wait for it */
 };
 
-/* What events count against the bounds. It adds up over events, so that a batch that the writer had
- * to bisect gives back exactly what it took. */
-static size_t cost(size_t payload_bytes, size_t events)
+/* What an event counts against the bounds: everything a publisher decides the size of. It adds up
+ * over events, so that a batch that the writer had to bisect gives back exactly what it took. */
+static size_t cost(const struct event *ev)
 {
-	return payload_bytes + events * EVENT_OVERHEAD;
+	return ev->payload.n + ev->props.n + ev->topic.n + ev->key.n + EVENT_OVERHEAD;
+}
+
+static size_t cost_of_batch(const struct batch *b)
+{
+	struct event ev;
+	size_t bytes = 0;
+
+	for (uint32_t i = 0; i < batch_count(b); i++) {
+		batch_event(b, i, &ev);
+		bytes += cost(&ev);
+	}
+	return bytes;
 }
 
 /* ---- queues ------------------------------------------------------------------------------------
@@ -129,8 +146,8 @@ static void queue_event(struct tenant_queue *q, struct head_queue *h, const stru
 		if (batch_append(e->batch, ev, from) != 0)
 			fatal("an empty batch refused an event");
 	}
-	q->bytes += cost(ev->payload.n, 1);
-	q->appender->bytes += cost(ev->payload.n, 1);
+	q->bytes += cost(ev);
+	q->appender->bytes += cost(ev);
 	if (!h->listed) {
 		size_t w = (size_t)(h->lane - q->lanes);
 
@@ -142,6 +159,8 @@ static void queue_event(struct tenant_queue *q, struct head_queue *h, const stru
 
 static void wait_for_room(struct tenant_queue *q, uint64_t conn_id)
 {
+	if (!q->n_waiting)
+		TAILQ_INSERT_TAIL(&q->appender->waiting, q, waiting_link);
 	if (q->n_waiting == q->cap_waiting) {
 		q->cap_waiting = q->cap_waiting ? q->cap_waiting * 2 : 4;
 		q->waiting = xrealloc(q->waiting, q->cap_waiting * sizeof *q->waiting);
@@ -159,6 +178,7 @@ bool appender_publish(struct appender *a, const struct tenant *t, const struct e
 	queue_event(q, &q->heads[pick_partition(q, ev)], ev, from);
 	if (q->bytes < APPENDER_TENANT_MAX && a->bytes < APPENDER_NODE_MAX)
 		return false;
+	a->full = a->full || a->bytes >= APPENDER_NODE_MAX;
 	wait_for_room(q, from.conn_id);
 	return true;
 }
@@ -305,6 +325,7 @@ static void make_room(struct tenant_queue *q)
 
 	if (!n || q->bytes > APPENDER_TENANT_MAX / 2 || a->bytes >= APPENDER_NODE_MAX)
 		return;
+	TAILQ_REMOVE(&a->waiting, q, waiting_link);
 	q->waiting = NULL;
 	q->n_waiting = q->cap_waiting = 0;
 	for (size_t i = 0; i < n; i++)
@@ -312,20 +333,43 @@ static void make_room(struct tenant_queue *q)
 	free(waiting);
 }
 
+/* Nothing is left of it, and nobody waits. */
+static void free_if_idle(struct tenant_queue *q)
+{
+	if (!q->bytes && !q->n_waiting)
+		queue_free(q);
+}
+
+/* The node has room again: also for tenants that have nothing under way any more, whom nothing else
+ * would remind. */
+static void make_room_for_all(struct appender *a)
+{
+	struct tenant_queue *q;
+	struct tenant_queue *next;
+
+	if (!a->full || a->bytes > APPENDER_NODE_MAX / 4 * 3)
+		return;
+	a->full = false;
+	for (q = TAILQ_FIRST(&a->waiting); q; q = next) {
+		next = TAILQ_NEXT(q, waiting_link);
+		make_room(q);
+		free_if_idle(q);
+	}
+}
+
 static void batch_over(struct appender *a, struct batch *b)
 {
 	uint32_t tenant_id = batch_tenant(b);
 	struct tenant_queue *q = map_get(&a->tenants, &tenant_id, sizeof tenant_id);
-
-	size_t bytes = cost(batch_body(b).n, batch_count(b));
+	size_t bytes = cost_of_batch(b);
 
 	assert(q && q->bytes >= bytes);
 	q->bytes -= bytes;
 	a->bytes -= bytes;
 	batch_unref(b);
 	make_room(q);
-	if (!q->bytes && !q->n_waiting)
-		queue_free(q);
+	free_if_idle(q);
+	make_room_for_all(a);
 }
 
 static void on_stored(void *arg, struct batch *b)
@@ -389,6 +433,7 @@ struct appender *appender_new(struct loop *loop, struct bus *bus,
 	a->bus = bus;
 	a->events = *events;
 	laters_init(&a->laters, loop);
+	TAILQ_INIT(&a->waiting);
 	for (uint32_t w = 0; w < BUS_WRITERS; w++) {
 		share_init(&a->shares[w], SHARE_QUANTUM);
 		a->writers[w] = writer_new(bus, w, &we);
