@@ -42,7 +42,7 @@ ifneq ($(SYSROOT),)
 LDLIBS   += -Wl,--allow-shlib-undefined
 endif
 
-SRCS := $(foreach d,$(LAYERS),$(wildcard $(d)/*.c))
+SRCS := $(sort $(shell find $(LAYERS) -name "*.c"))
 OBJS := $(SRCS:%.c=$(B)/%.o)
 # main.c is the program; everything else is its layer's archive.
 obj_of = $(filter-out $(B)/node/main.o,$(filter $(B)/$(1)/%,$(OBJS)))
@@ -236,7 +236,7 @@ check-tidy: $(TIDY_OKS)
 	@echo "check-tidy: clean"
 
 # A file is looked at again when it, any header or table, or the settings changed.
-$(B)/tidy/%.ok: % .clang-tidy tests/.clang-tidy $(foreach d,$(LAYERS),$(wildcard $(d)/*.h $(d)/*.def)) | deps-check
+$(B)/tidy/%.ok: % .clang-tidy tests/.clang-tidy $(shell find $(LAYERS) -name "*.h" -o -name "*.def") | deps-check
 	@mkdir -p $(@D)
 	@clang-tidy-14 --quiet $< -- $(CPPFLAGS) -std=c17 2>$@.err >$@.out || \
 	  { cat $@.out; grep -v 'warnings generated' $@.err; false; }

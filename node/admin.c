@@ -2,7 +2,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "node/listener.h"
+#include "node/net/listener.h"
 
 #include <arpa/inet.h>
 #include <event2/buffer.h>

@@ -7,8 +7,8 @@
 
 #include "base/buf.h"
 #include "base/err.h"
-#include "node/addr.h"
-#include "node/loop.h"
+#include "node/net/addr.h"
+#include "node/net/loop.h"
 
 #include <stdint.h>
 

@@ -5,7 +5,7 @@
 
 #include "base/err.h"
 #include "cluster/bus.h"
-#include "node/loop.h"
+#include "node/net/loop.h"
 #include "node/node.h"
 #include "tenancy/registry.h"
 

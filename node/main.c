@@ -1,5 +1,5 @@
 /* leat: one binary, many commands. The commands are the rows of commands.def. */
-#include "node/command.h"
+#include "node/cli/command.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@ struct command {
 
 static const struct command commands[] = {
 #define COMMAND(name, help) {#name, cmd_##name, help},
-#include "node/commands.def"
+#include "node/cli/commands.def"
 #undef COMMAND
 };
 

@@ -1,6 +1,6 @@
 #include "node/metrics.h"
 
-#include "node/mqtt_reason.h"
+#include "node/mqtt/mqtt_reason.h"
 
 #include <inttypes.h>
 

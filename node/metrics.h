@@ -5,8 +5,8 @@
 
 #include "base/buf.h"
 #include "base/id128.h"
-#include "node/dispatch.h"
-#include "node/mqtt.h"
+#include "node/delivery/dispatch.h"
+#include "node/mqtt/mqtt.h"
 
 #include <stdbool.h>
 #include <stddef.h>

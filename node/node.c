@@ -4,15 +4,15 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/admin.h"
-#include "node/appender.h"
 #include "node/backend.h"
-#include "node/conn.h"
-#include "node/dispatch.h"
-#include "node/listener.h"
-#include "node/loop.h"
+#include "node/delivery/appender.h"
+#include "node/delivery/dispatch.h"
 #include "node/metrics.h"
-#include "node/mqtt.h"
-#include "node/tls.h"
+#include "node/mqtt/mqtt.h"
+#include "node/net/conn.h"
+#include "node/net/listener.h"
+#include "node/net/loop.h"
+#include "node/net/tls.h"
 
 #include <inttypes.h>
 #include <signal.h>

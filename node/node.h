@@ -7,7 +7,7 @@
 #ifndef LEAT_NODE_NODE_H
 #define LEAT_NODE_NODE_H
 
-#include "node/addr.h"
+#include "node/net/addr.h"
 #include "tenancy/registry.h"
 #include "tenancy/tenant.h"
 

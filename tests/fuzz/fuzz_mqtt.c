@@ -1,6 +1,6 @@
 /* The MQTT decoder on anything: no read past the end, the same answer however the bytes arrive, and
  * what it took encodes to something it takes again. The first byte picks version and direction. */
-#include "node/mqtt_codec.h"
+#include "node/mqtt/mqtt_codec.h"
 
 #include <stdlib.h>
 #include <string.h>

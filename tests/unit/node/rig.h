@@ -6,10 +6,10 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "cluster/bus_memory.h"
-#include "node/appender.h"
-#include "node/dispatch.h"
-#include "node/loop.h"
-#include "node/session.h"
+#include "node/delivery/appender.h"
+#include "node/delivery/dispatch.h"
+#include "node/delivery/session.h"
+#include "node/net/loop.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
-#include "node/bench_event.h"
-#include "node/histogram.h"
+#include "node/cli/bench_event.h"
+#include "node/cli/histogram.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,4 +1,4 @@
-#include "node/ca.h"
+#include "node/net/ca.h"
 
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>

@@ -1,7 +1,7 @@
 /* The client against a scripted server: the bytes of both are written out. */
-#include "node/client.h"
-#include "node/conn.h"
-#include "node/loop.h"
+#include "node/cli/client.h"
+#include "node/net/conn.h"
+#include "node/net/loop.h"
 
 #include <arpa/inet.h>
 #include <poll.h>

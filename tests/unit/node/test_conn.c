@@ -1,15 +1,15 @@
 /* Two connections of one loop talk over loopback, once plain and once with TLS. */
-#include "node/conn.h"
+#include "node/net/conn.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "node/addr.h"
-#include "node/ca.h"
-#include "node/listener.h"
-#include "node/loop.h"
-#include "node/tls.h"
+#include "node/net/addr.h"
+#include "node/net/ca.h"
+#include "node/net/listener.h"
+#include "node/net/loop.h"
+#include "node/net/tls.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

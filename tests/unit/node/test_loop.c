@@ -1,5 +1,5 @@
 #include "base/clock.h"
-#include "node/loop.h"
+#include "node/net/loop.h"
 
 #include <setjmp.h>
 #include <signal.h>

@@ -1,13 +1,13 @@
 /* The MQTT machine between a socket and fakes of session, dispatch and appender: bytes in, bytes
  * out. Tokens, topics and the connection are the real ones. */
-#include "node/mqtt.h"
+#include "node/mqtt/mqtt.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "node/mqtt_codec.h"
-#include "node/session.h"
+#include "node/delivery/session.h"
+#include "node/mqtt/mqtt_codec.h"
 #include "tenancy/token_mint.h"
 
 #include <errno.h>

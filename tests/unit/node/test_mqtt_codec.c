@@ -1,5 +1,5 @@
 /* The packets are written as hex; spaces are for the reader. */
-#include "node/mqtt_codec.h"
+#include "node/mqtt/mqtt_codec.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
-#include "node/addr.h"
-#include "node/options.h"
+#include "node/cli/options.h"
+#include "node/net/addr.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
 #include "base/buf.h"
-#include "node/outq.h"
+#include "node/net/outq.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,0 +1,213 @@
+/* leat node: serve events, on a database or in memory. */
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "node/cli/command.h"
+#include "node/cli/key_file.h"
+#include "node/cli/options.h"
+#include "node/node.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { NAME_MAX_BYTES = 128 };
+
+struct node_options {
+	const char *db;
+	bool accept_data_loss;
+	bool memory;
+	const char *memory_tenant;
+	struct option_list memory_keys;
+	uint64_t memory_bytes;
+	const char *name;
+	const char *cert;
+	const char *key;
+	struct addr mqtt;
+	struct addr admin;
+	struct addr insecure;
+	const char *insecure_tenant;
+	const char *audience;
+	uint64_t max_packet;
+	uint64_t session_expiry_ms;
+	uint64_t cache_bytes;
+	int log_level;
+};
+
+#define AT(field) offsetof(struct node_options, field)
+static const struct option rows[] = {
+        {"db", 0, OPTION_TEXT, AT(db), .arg = "DSN", .flags = OPTION_SECRET,
+         .help = "the database: mysql://user:password@host:port/schema?…"},
+        {"accept-data-loss", 0, OPTION_FLAG, AT(accept_data_loss),
+         .help = "run on a database server that does not sync its commits to disk"},
+        {"memory", 0, OPTION_FLAG, AT(memory),
+         .help = "no database: events live in this process and end with it"},
+        {"memory-tenant", 0, OPTION_TEXT, AT(memory_tenant), .arg = "NAME", .fallback = "dev",
+         .help = "--memory: the one tenant there is"},
+        {"memory-key", 0, OPTION_LIST, AT(memory_keys), .arg = "KID:ALG:FILE..",
+         .help = "--memory: its keys; the issuer of their tokens is the tenant's name"},
+        {"memory-bytes", 0, OPTION_SIZE, AT(memory_bytes), .arg = "SIZE", .fallback = "256MiB",
+         .help = "--memory: events kept for those who come later", .min = 1 << 20},
+        {"name", 0, OPTION_TEXT, AT(name), .arg = "NAME",
+         .help = "what people call this node; unique; default: host name and port"},
+        {"cert", 0, OPTION_TEXT, AT(cert), .arg = "FILE",
+         .help = "PEM: the server's certificate and its chain; read again on SIGHUP"},
+        {"key", 0, OPTION_TEXT, AT(key), .arg = "FILE", .help = "PEM: its private key"},
+        {"mqtt", 0, OPTION_ADDRESS, AT(mqtt), .arg = "ADDR",
+         .help = "MQTT over TLS, for example :8883"},
+        {"admin", 0, OPTION_ADDRESS, AT(admin), .arg = "ADDR",
+         .help = "plain HTTP: /livez, /readyz, /metrics; for example 127.0.0.1:9090"},
+        {"insecure-mqtt", 0, OPTION_ADDRESS, AT(insecure), .arg = "ADDR",
+         .help = "MQTT without TLS and without tokens, on loopback only"},
+        {"insecure-tenant", 0, OPTION_TEXT, AT(insecure_tenant), .arg = "NAME",
+         .help = "the tenant of its clients"},
+        {"audience", 0, OPTION_TEXT, AT(audience), .arg = "NAME", .fallback = "leat",
+         .help = "what the aud claim of tokens must contain"},
+        {"max-packet", 0, OPTION_SIZE, AT(max_packet), .arg = "SIZE", .fallback = "1MiB",
+         .help = "largest MQTT packet, and so event, taken", .min = 16 << 10, .max = 8 << 20},
+        {"session-expiry-max", 0, OPTION_DURATION, AT(session_expiry_ms), .arg = "TIME",
+         .fallback = "7d", .help = "longest life of a session whose client is away", .min = 1000,
+         .max = UINT64_C(4294967294000)},
+        {"cache", 0, OPTION_SIZE, AT(cache_bytes), .arg = "SIZE", .fallback = "64MiB",
+         .help = "recent events kept in memory for delivery", .min = 1 << 20},
+        {"log-level", 0, OPTION_CHOICE, AT(log_level), .arg = "LEVEL", .fallback = "info",
+         .choices = "debug|info|warn|error", .help = "debug, info, warn or error"},
+};
+static const struct options spec = {"node", "serve events over MQTT", OPTIONS_ROWS(rows)};
+
+/* ---- --memory-key KID:ALG:FILE --------------------------------------------------------------- */
+
+struct memory_keys {
+	struct registry_key_row *rows;
+	struct buf *material; /* one a row */
+	size_t n;
+};
+
+static void keys_release(struct memory_keys *k)
+{
+	for (size_t i = 0; i < k->n; i++)
+		key_file_release(&k->material[i]);
+	free(k->material);
+	free(k->rows);
+}
+
+static int take_key(const struct tenant *t, const char *text, struct registry_key_row *row,
+                    struct buf *material, struct err *e)
+{
+	const char *alg = strchr(text, ':');
+	const char *file = alg ? strchr(alg + 1, ':') : NULL;
+
+	if (!file)
+		return err_set(e, 0, "--memory-key %s: KID:ALG:FILE is expected", text);
+	row->tenant_id = t->id;
+	row->issuer = slice_str(t->name);
+	row->kid = slice(text, (size_t)(alg - text));
+	if (jws_alg_parse(slice(alg + 1, (size_t)(file - alg - 1)), &row->alg) < 0)
+		return err_set(e, 0, "--memory-key %s: ALG is one of %s", text, jws_alg_list);
+	if (key_file_read(file + 1, material, e) < 0)
+		return -1;
+	row->material = buf_slice(material);
+	return registry_key_check(row, e);
+}
+
+static int take_keys(const struct option_list *list, const struct tenant *t, struct memory_keys *k,
+                     struct err *e)
+{
+	k->rows = xcalloc(list->n + 1, sizeof *k->rows);
+	k->material = xcalloc(list->n + 1, sizeof *k->material);
+	for (size_t i = 0; i < list->n; i++) {
+		k->n = i + 1;
+		if (take_key(t, list->v[i], &k->rows[i], &k->material[i], e) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+static int check(const struct node_options *o, struct err *e)
+{
+	if (o->memory == (o->db != NULL))
+		return err_set(e, 0, "either --db DSN or --memory, not %s",
+		               o->memory ? "both" : "neither");
+	if (!o->memory && o->memory_keys.n)
+		return err_set(e, 0,
+		               "--memory-key is for --memory; on a database, use leat tenant");
+	return 0;
+}
+
+static void take_tenant(const char *name, struct tenant *t)
+{
+	*t = (struct tenant){.id = 1, .weight = 1, .partitions = 1, .state = TENANT_ACTIVE};
+	snprintf(t->name, sizeof t->name, "%s", name);
+}
+
+/* Unique among the nodes of a database, and the same after a restart: a node that starts ends the
+ * session of its name at once, where another's would have to be waited for. */
+static void take_name(const struct node_options *o, char name[NAME_MAX_BYTES])
+{
+	char host[NAME_MAX_BYTES / 2] = "node";
+
+	gethostname(host, sizeof host - 1);
+	if (o->name)
+		snprintf(name, NAME_MAX_BYTES, "%s", o->name);
+	else
+		snprintf(name, NAME_MAX_BYTES, "%s:%u", host, o->mqtt.port);
+}
+
+static int run(const struct node_options *o, struct err *e)
+{
+	struct memory_keys keys = {0};
+	struct tenant tenant;
+	char name[NAME_MAX_BYTES];
+	struct node_config c = {
+	        .name = name,
+	        .db = o->db,
+	        .accept_data_loss = o->accept_data_loss,
+	        .tenants = &tenant,
+	        .tenant_count = 1,
+	        .memory_bytes = o->memory_bytes,
+	        .cert_file = o->cert,
+	        .key_file = o->key,
+	        .mqtt = o->mqtt,
+	        .admin = o->admin,
+	        .insecure = o->insecure,
+	        .insecure_tenant = o->insecure_tenant,
+	        .audience = o->audience,
+	        .max_packet = (uint32_t)o->max_packet,
+	        .session_expiry_max_s = (uint32_t)(o->session_expiry_ms / 1000),
+	        .cache_bytes = o->cache_bytes,
+	};
+	int rc = -1;
+
+	log_set_level((enum log_level)o->log_level);
+	take_name(o, name);
+	if (check(o, e) == 0 && tenant_name_check(slice_str(o->memory_tenant), e) == 0) {
+		take_tenant(o->memory_tenant, &tenant);
+		rc = take_keys(&o->memory_keys, &tenant, &keys, e);
+	}
+	c.keys = keys.rows;
+	c.key_count = keys.n;
+	if (rc == 0)
+		rc = node_run(&c);
+	keys_release(&keys);
+	return rc;
+}
+
+int cmd_node(int argc, char **argv)
+{
+	struct node_options o = {0};
+	struct err e;
+	int rc;
+
+	if (!options_take(&spec, argc, argv, &o, &rc))
+		return rc;
+	rc = run(&o, &e);
+	if (rc < 0) {
+		fprintf(stderr, "leat node: %s\n", e.text);
+		rc = OPTIONS_EXIT_USAGE;
+	}
+	options_release(&spec, &o);
+	return rc;
+}

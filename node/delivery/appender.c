@@ -1,0 +1,475 @@
+#include "node/delivery/appender.h"
+
+#include "base/hash.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "cluster/writer.h"
+#include "node/net/later.h"
+#include "tenancy/share.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/queue.h>
+
+enum {
+	SHARE_QUANTUM = 64 * 1024, /* bytes per tenant of weight 1 and round */
+	FLUSH_MAX_BATCHES = 512,
+	EVENT_OVERHEAD = 192, /* bytes: attributes' names, index */
+};
+
+/* One batch that is being filled or waits for a flush. */
+struct queued {
+	TAILQ_ENTRY(queued) link;
+	struct batch *batch;
+};
+
+TAILQ_HEAD(queued_list, queued);
+
+/* What is queued for one partition; on its lane's list while that is anything. */
+struct head_queue {
+	TAILQ_ENTRY(head_queue) link;
+	uint32_t partition_id;
+	struct lane *lane;
+	struct queued_list batches;
+	bool listed;
+};
+
+/* A tenant's part of one writer's work. */
+struct lane {
+	struct share_entry entry;
+	TAILQ_HEAD(, head_queue) heads;
+};
+
+struct tenant_queue {
+	struct appender *appender;
+	uint32_t tenant_id;
+	uint32_t n_partitions;
+	struct lane lanes[BUS_WRITERS];
+	struct head_queue *heads;               /* [n_partitions] */
+	size_t bytes;                           /* queued or in flight */
+	TAILQ_ENTRY(tenant_queue) waiting_link; /* on appender.waiting while anybody is told to */
+	uint64_t *waiting;                      /* connections that were told to pause */
+	size_t n_waiting;
+	size_t cap_waiting;
+};
+
+TAILQ_HEAD(tenant_list, tenant_queue);
+
+struct appender {
+	struct loop *loop;
+	struct bus *bus;
+	struct appender_events events;
+	struct map tenants;         /* tenant_id -> tenant_queue */
+	struct tenant_list waiting; /* those with connections that wait for room */
+	struct share shares[BUS_WRITERS];
+	struct writer *writers[BUS_WRITERS];
+	struct laters laters;
+	size_t bytes; /* all tenants' */
+	bool full;    /* the bound of all tenants was reached, and connections wait for it */
+};
+
+/* What an event counts against the bounds: everything a publisher decides the size of. It adds up
+ * over events, so that a batch that the writer had to bisect gives back exactly what it took. */
+static size_t cost(const struct event *ev)
+{
+	return ev->payload.n + ev->props.n + ev->topic.n + ev->key.n + EVENT_OVERHEAD;
+}
+
+static size_t cost_of_batch(const struct batch *b)
+{
+	struct event ev;
+	size_t bytes = 0;
+
+	for (uint32_t i = 0; i < batch_count(b); i++) {
+		batch_event(b, i, &ev);
+		bytes += cost(&ev);
+	}
+	return bytes;
+}
+
+/* ---- queues ------------------------------------------------------------------------------------
+ */
+
+static struct tenant_queue *queue_new(struct appender *a, const struct tenant *t)
+{
+	struct tenant_queue *q = xcalloc(1, sizeof *q);
+
+	q->appender = a;
+	q->tenant_id = t->id;
+	q->n_partitions = t->partitions ? t->partitions : 1;
+	q->heads = xcalloc(q->n_partitions, sizeof *q->heads);
+	for (int w = 0; w < BUS_WRITERS; w++) {
+		share_entry_init(&q->lanes[w].entry, t->weight);
+		TAILQ_INIT(&q->lanes[w].heads);
+	}
+	for (uint32_t i = 0; i < q->n_partitions; i++) {
+		q->heads[i].partition_id = i;
+		q->heads[i].lane = &q->lanes[(t->id + i) % BUS_WRITERS];
+		TAILQ_INIT(&q->heads[i].batches);
+	}
+	map_put(&a->tenants, &q->tenant_id, sizeof q->tenant_id, q);
+	return q;
+}
+
+static void queue_free(struct tenant_queue *q)
+{
+	map_del(&q->appender->tenants, &q->tenant_id, sizeof q->tenant_id);
+	free(q->waiting);
+	free(q->heads);
+	free(q);
+}
+
+static uint32_t pick_partition(const struct tenant_queue *q, const struct event *ev)
+{
+	struct slice by = ev->key.n ? ev->key : ev->topic;
+
+	return q->n_partitions == 1 ? 0 : (uint32_t)(hash_stable(by.p, by.n) % q->n_partitions);
+}
+
+static struct queued *open_batch(struct tenant_queue *q, struct head_queue *h)
+{
+	struct queued *e = xcalloc(1, sizeof *e);
+
+	e->batch = batch_new(q->tenant_id, h->partition_id);
+	TAILQ_INSERT_TAIL(&h->batches, e, link);
+	return e;
+}
+
+static void queue_event(struct tenant_queue *q, struct head_queue *h, const struct event *ev,
+                        struct publisher from)
+{
+	struct queued *e = TAILQ_LAST(&h->batches, queued_list);
+
+	if (!e || batch_append(e->batch, ev, from) != 0) {
+		e = open_batch(q, h);
+		if (batch_append(e->batch, ev, from) != 0)
+			fatal("an empty batch refused an event");
+	}
+	q->bytes += cost(ev);
+	q->appender->bytes += cost(ev);
+	if (!h->listed) {
+		size_t w = (size_t)(h->lane - q->lanes);
+
+		h->listed = true;
+		TAILQ_INSERT_TAIL(&h->lane->heads, h, link);
+		share_push_active(&q->appender->shares[w], &h->lane->entry);
+	}
+}
+
+static void wait_for_room(struct tenant_queue *q, uint64_t conn_id)
+{
+	if (!q->n_waiting)
+		TAILQ_INSERT_TAIL(&q->appender->waiting, q, waiting_link);
+	if (q->n_waiting == q->cap_waiting) {
+		q->cap_waiting = q->cap_waiting ? q->cap_waiting * 2 : 4;
+		q->waiting = xrealloc(q->waiting, q->cap_waiting * sizeof *q->waiting);
+	}
+	q->waiting[q->n_waiting++] = conn_id;
+}
+
+bool appender_publish(struct appender *a, const struct tenant *t, const struct event *ev,
+                      struct publisher from)
+{
+	struct tenant_queue *q = map_get(&a->tenants, &t->id, sizeof t->id);
+
+	if (!q)
+		q = queue_new(a, t);
+	queue_event(q, &q->heads[pick_partition(q, ev)], ev, from);
+	if (q->bytes < APPENDER_TENANT_MAX && a->bytes < APPENDER_NODE_MAX)
+		return false;
+	a->full = a->full || a->bytes >= APPENDER_NODE_MAX;
+	wait_for_room(q, from.conn_id);
+	return true;
+}
+
+/* ---- flushes -----------------------------------------------------------------------------------
+ */
+
+struct flush {
+	struct batch *batches[FLUSH_MAX_BATCHES];
+	size_t n;
+	size_t heads;
+	size_t bytes;
+};
+
+static bool flush_takes(const struct flush *f, const struct batch *b)
+{
+	return f->n < FLUSH_MAX_BATCHES &&
+	       (f->n == 0 || f->bytes + batch_bytes(b) <= BUS_FLUSH_MAX_BYTES);
+}
+
+/* Move a head's batches into the flush, at most about `most` bytes; false = the flush is full. */
+static bool take_from_head(struct flush *f, struct head_queue *h, int64_t most, uint64_t *taken)
+{
+	struct queued *e;
+	bool any = false;
+
+	while ((e = TAILQ_FIRST(&h->batches))) {
+		if (any && (int64_t)*taken >= most)
+			return true;
+		if (!flush_takes(f, e->batch))
+			return false;
+		TAILQ_REMOVE(&h->batches, e, link);
+		batch_seal(e->batch);
+		f->batches[f->n++] = e->batch;
+		f->bytes += batch_bytes(e->batch);
+		*taken += batch_bytes(e->batch);
+		f->heads += !any;
+		any = true;
+		free(e);
+	}
+	h->listed = false;
+	TAILQ_REMOVE(&h->lane->heads, h, link);
+	return true;
+}
+
+static bool take_from_lane(struct flush *f, struct share *s, struct lane *lane)
+{
+	int64_t most = share_quantum(&lane->entry);
+	uint64_t taken = 0;
+	bool room = true;
+	struct head_queue *h;
+
+	while (room && (h = TAILQ_FIRST(&lane->heads)) && (taken == 0 || (int64_t)taken < most)) {
+		if (f->heads >= BUS_FLUSH_MAX_HEADS) {
+			room = false;
+			break;
+		}
+		room = take_from_head(f, h, most, &taken);
+		if (h->listed) { /* its siblings are next */
+			TAILQ_REMOVE(&lane->heads, h, link);
+			TAILQ_INSERT_TAIL(&lane->heads, h, link);
+		}
+	}
+	share_charge(s, &lane->entry, taken);
+	if (TAILQ_EMPTY(&lane->heads))
+		share_deactivate(s, &lane->entry);
+	return room;
+}
+
+static int batch_order(const void *a, const void *b)
+{
+	const struct batch *x = *(struct batch *const *)a;
+	const struct batch *y = *(struct batch *const *)b;
+
+	if (batch_tenant(x) != batch_tenant(y))
+		return batch_tenant(x) < batch_tenant(y) ? -1 : 1;
+	return (batch_partition(x) > batch_partition(y)) -
+	       (batch_partition(x) < batch_partition(y));
+}
+
+/* By head; the batches of one head keep their order. */
+static void sort_batches(struct flush *f)
+{
+	for (size_t i = 1; i < f->n; i++) {
+		struct batch *b = f->batches[i];
+		size_t at = i;
+
+		while (at && batch_order(&f->batches[at - 1], &b) > 0) {
+			f->batches[at] = f->batches[at - 1];
+			at--;
+		}
+		f->batches[at] = b;
+	}
+}
+
+static void flush_writer(struct appender *a, uint32_t w)
+{
+	struct flush f = {0};
+	struct share_entry *e;
+
+	while ((e = share_next(&a->shares[w]))) {
+		struct lane *lane = (struct lane *)((char *)e - offsetof(struct lane, entry));
+
+		if (!take_from_lane(&f, &a->shares[w], lane))
+			break;
+	}
+	if (!f.n)
+		return;
+	sort_batches(&f);
+	writer_flush(a->writers[w], f.batches, f.n);
+}
+
+static void on_turn_end(void *arg)
+{
+	struct appender *a = arg;
+
+	if (a->bus->state != BUS_UP)
+		return;
+	for (uint32_t w = 0; w < BUS_WRITERS; w++) {
+		if (!writer_busy(a->writers[w]))
+			flush_writer(a, w);
+	}
+}
+
+/* ---- answers -----------------------------------------------------------------------------------
+ */
+
+static void answer_all(struct appender *a, const struct batch *b, enum append_result result,
+                       const char *reason)
+{
+	for (uint32_t i = 0; i < batch_count(b); i++) {
+		struct publisher to = batch_publisher(b, i);
+
+		if (to.conn_id)
+			a->events.on_answer(a->events.arg, to, result, reason);
+	}
+}
+
+static void make_room(struct tenant_queue *q)
+{
+	struct appender *a = q->appender;
+	uint64_t *waiting = q->waiting;
+	size_t n = q->n_waiting;
+
+	if (!n || q->bytes > APPENDER_TENANT_MAX / 2 || a->bytes >= APPENDER_NODE_MAX)
+		return;
+	TAILQ_REMOVE(&a->waiting, q, waiting_link);
+	q->waiting = NULL;
+	q->n_waiting = q->cap_waiting = 0;
+	for (size_t i = 0; i < n; i++)
+		a->events.on_room(a->events.arg, waiting[i]);
+	free(waiting);
+}
+
+/* Nothing is left of it, and nobody waits. */
+static void free_if_idle(struct tenant_queue *q)
+{
+	if (!q->bytes && !q->n_waiting)
+		queue_free(q);
+}
+
+/* The node has room again: also for tenants that have nothing under way any more, whom nothing else
+ * would remind. */
+static void make_room_for_all(struct appender *a)
+{
+	struct tenant_queue *q;
+	struct tenant_queue *next;
+
+	if (!a->full || a->bytes > APPENDER_NODE_MAX / 4 * 3)
+		return;
+	a->full = false;
+	for (q = TAILQ_FIRST(&a->waiting); q; q = next) {
+		next = TAILQ_NEXT(q, waiting_link);
+		make_room(q);
+		free_if_idle(q);
+	}
+}
+
+static void batch_over(struct appender *a, struct batch *b)
+{
+	uint32_t tenant_id = batch_tenant(b);
+	struct tenant_queue *q = map_get(&a->tenants, &tenant_id, sizeof tenant_id);
+	size_t bytes = cost_of_batch(b);
+
+	assert(q && q->bytes >= bytes);
+	q->bytes -= bytes;
+	a->bytes -= bytes;
+	batch_unref(b);
+	make_room(q);
+	free_if_idle(q);
+	make_room_for_all(a);
+}
+
+static void on_stored(void *arg, struct batch *b)
+{
+	struct appender *a = arg;
+
+	answer_all(a, b, APPEND_STORED, NULL);
+	a->events.on_stored(a->events.arg, b);
+	batch_over(a, b);
+}
+
+static void on_refused(void *arg, struct batch *b, const char *reason)
+{
+	struct appender *a = arg;
+
+	answer_all(a, b, APPEND_REFUSED, reason);
+	batch_over(a, b);
+}
+
+static void on_idle(void *arg, uint32_t writer_no)
+{
+	(void)arg;
+	(void)writer_no; /* what is queued leaves at the end of this turn, with what else arrives in
+	                    it */
+}
+
+static void after(void *arg, uint32_t delay_ms, void (*fn)(void *), void *fn_arg)
+{
+	struct appender *a = arg;
+
+	later_call(&a->laters, delay_ms, fn, fn_arg);
+}
+
+void appender_on_state(struct appender *a, enum bus_state state)
+{
+	for (int w = 0; w < BUS_WRITERS; w++)
+		writer_on_state(a->writers[w], state);
+}
+
+size_t appender_pending(const struct appender *a)
+{
+	return a->bytes;
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+struct appender *appender_new(struct loop *loop, struct bus *bus,
+                              const struct appender_events *events)
+{
+	struct appender *a = xcalloc(1, sizeof *a);
+	struct writer_events we = {
+	        .on_stored = on_stored,
+	        .on_refused = on_refused,
+	        .on_idle = on_idle,
+	        .after = after,
+	        .arg = a,
+	};
+
+	a->loop = loop;
+	a->bus = bus;
+	a->events = *events;
+	laters_init(&a->laters, loop);
+	TAILQ_INIT(&a->waiting);
+	for (uint32_t w = 0; w < BUS_WRITERS; w++) {
+		share_init(&a->shares[w], SHARE_QUANTUM);
+		a->writers[w] = writer_new(bus, w, &we);
+	}
+	loop_on_turn_end(loop, on_turn_end, a);
+	return a;
+}
+
+static void drop_queued(struct tenant_queue *q)
+{
+	for (uint32_t i = 0; i < q->n_partitions; i++) {
+		struct queued *e;
+
+		while ((e = TAILQ_FIRST(&q->heads[i].batches))) {
+			TAILQ_REMOVE(&q->heads[i].batches, e, link);
+			batch_unref(e->batch);
+			free(e);
+		}
+	}
+}
+
+void appender_free(struct appender *a)
+{
+	struct tenant_queue *q;
+	size_t at = 0;
+
+	if (!a)
+		return;
+	loop_hook_del(a->loop, on_turn_end, a);
+	for (int w = 0; w < BUS_WRITERS; w++)
+		writer_free(a->writers[w]);
+	laters_release(&a->laters);
+	while ((q = map_next(&a->tenants, &at))) {
+		drop_queued(q);
+		queue_free(q);
+	}
+	map_release(&a->tenants);
+	free(a);
+}

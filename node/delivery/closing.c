@@ -1,0 +1,114 @@
+/* Seeing a subscription's row off after the subscription itself has left memory: release it for the
+ * next owner, or delete it. The request carries its own copy of what it needs and is repeated until
+ * the database has answered; every verb is fenced by the epoch, so a repeat is harmless. */
+#include "node/delivery/delivery.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/queue.h>
+
+enum { CLOSING_PAUSE_MS = 200 };
+
+struct closing {
+	struct bus_change req;
+	LIST_ENTRY(closing) link; /* in dispatch.closings */
+	struct dispatch *dispatch;
+	bool release_next; /* IDLE first, then RELEASE */
+};
+
+static void closing_send(void *arg)
+{
+	struct closing *c = arg;
+
+	c->dispatch->bus->ops->change(c->dispatch->bus, &c->req);
+}
+
+static void closing_end(struct closing *c)
+{
+	struct dispatch *d = c->dispatch;
+
+	LIST_REMOVE(c, link);
+	free(c);
+	dispatch_drain_check(d);
+}
+
+static void on_change(struct bus_change *req)
+{
+	struct closing *c = (struct closing *)req;
+
+	switch (req->outcome) {
+	case SQL_RETRY:
+	case SQL_UNKNOWN:
+		dispatch_after(c->dispatch, CLOSING_PAUSE_MS, closing_send, c);
+		return;
+	case SQL_OK:
+	case SQL_DUP:
+		if (c->release_next) {
+			c->release_next = false;
+			c->req.verb = BUS_CHANGE_RELEASE;
+			closing_send(c);
+			return;
+		}
+		break;
+	case SQL_LOST: /* somebody else has it: it is theirs to see off */
+		break;
+	case SQL_FATAL:
+		log_error("closing", "tenant=%u sub=%" PRIu64 " verb=%d refused=1", req->tenant_id,
+		          req->subscription_id, (int)req->verb);
+		break;
+	}
+	closing_end(c);
+}
+
+static struct closing *closing_new(struct dispatch *d, bool delete_row, uint32_t expiry_s)
+{
+	struct closing *c = xcalloc(1, sizeof *c);
+
+	c->dispatch = d;
+	c->release_next = !delete_row;
+	c->req.done = on_change;
+	c->req.verb = delete_row ? BUS_CHANGE_DELETE : BUS_CHANGE_IDLE;
+	c->req.expiry_s = expiry_s;
+	LIST_INSERT_HEAD(&d->closings, c, link);
+	return c;
+}
+
+void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s)
+{
+	struct dispatch *d = s->space->dispatch;
+	struct closing *c;
+
+	if (!s->durable || !s->epoch || d->freeing)
+		return;
+	c = closing_new(d, delete_row, expiry_s);
+	c->req.tenant_id = s->space->tenant_id;
+	c->req.subscription_id = s->id;
+	c->req.epoch = s->epoch;
+	closing_send(c);
+}
+
+void closing_claimed(struct dispatch *d, const struct bus_claim *claim)
+{
+	struct closing *c;
+
+	if (d->freeing)
+		return;
+	c = closing_new(d, claim->created, claim->stored_expiry_s);
+	c->req.tenant_id = claim->tenant_id;
+	c->req.subscription_id = claim->subscription_id;
+	c->req.epoch = claim->epoch;
+	closing_send(c);
+}
+
+void closing_release_all(struct dispatch *d)
+{
+	struct closing *c;
+
+	while ((c = LIST_FIRST(&d->closings))) {
+		LIST_REMOVE(c, link);
+		free(c);
+	}
+}

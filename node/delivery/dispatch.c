@@ -1,0 +1,275 @@
+#include "node/delivery/dispatch.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "node/delivery/delivery.h"
+#include "node/net/loop.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+enum {
+	DEFAULT_CACHE_BYTES = 64 << 20,
+	DEFAULT_COMMIT_MS = 5,
+	DEFAULT_LINGER_MS = 30000,
+	TRIE_CACHE_SLOTS = 8192,
+	SWEEP_MS = 10000, /* cursors of quiet subscriptions, expired sessions */
+	EXPIRE_AT_ONCE = 500,
+};
+
+/* ---- calls after a pause -----------------------------------------------------------------------
+ */
+
+void dispatch_after(struct dispatch *d, uint32_t ms, void (*fn)(void *), void *arg)
+{
+	later_call(&d->laters, ms, fn, arg);
+}
+
+void dispatch_forget(struct dispatch *d, const void *arg)
+{
+	later_forget(&d->laters, arg);
+}
+
+/* ---- events ------------------------------------------------------------------------------------
+ */
+
+struct space *dispatch_space(struct dispatch *d, const struct tenant *t)
+{
+	struct space *sp = map_get(&d->spaces, &t->id, sizeof t->id);
+
+	return sp ? sp : space_new(d, t->id, t->partitions);
+}
+
+void dispatch_stored(struct dispatch *d, struct batch *b)
+{
+	uint32_t tenant_id = batch_tenant(b);
+	struct space *sp = map_get(&d->spaces, &tenant_id, sizeof tenant_id);
+
+	if (sp && batch_partition(b) < sp->n_partitions && sp->partitions[batch_partition(b)])
+		partition_stored(sp->partitions[batch_partition(b)], b);
+}
+
+static void each_subscription(struct space *sp, void (*fn)(struct subscription *))
+{
+	struct session *s;
+	struct subscription *share;
+	size_t at = 0;
+
+	while ((s = map_next(&sp->sessions, &at))) {
+		if (s->sub)
+			fn(s->sub);
+	}
+	at = 0;
+	while ((share = map_next(&sp->shares, &at)))
+		fn(share);
+}
+
+static void suspend_all(struct dispatch *d)
+{
+	struct space *sp;
+	size_t at = 0;
+
+	while ((sp = map_next(&d->spaces, &at))) {
+		each_subscription(sp, subscription_suspend);
+		for (uint32_t i = 0; i < sp->n_partitions; i++) {
+			if (sp->partitions[i])
+				partition_suspend(sp->partitions[i]);
+		}
+	}
+}
+
+static void resume_one(struct subscription *s)
+{
+	if (s->state == SUBSCRIPTION_UNCLAIMED)
+		subscription_reclaim(s);
+	else
+		subscription_wake(s);
+}
+
+static void resume_all(struct dispatch *d)
+{
+	struct space *sp;
+	size_t at = 0;
+
+	while ((sp = map_next(&d->spaces, &at)))
+		each_subscription(sp, resume_one);
+}
+
+void dispatch_on_state(struct dispatch *d, enum bus_state state)
+{
+	bool up = state == BUS_UP;
+
+	if (up == d->up)
+		return;
+	d->up = up;
+	if (up)
+		resume_all(d);
+	else
+		suspend_all(d);
+	dispatch_drain_check(d);
+}
+
+void dispatch_on_others_stored(struct dispatch *d)
+{
+	others_stored(d);
+}
+
+void dispatch_on_taken(struct dispatch *d)
+{
+	others_took(d);
+}
+
+/* ---- sweep -------------------------------------------------------------------------------------
+ */
+
+static void on_expire(struct bus_expire *req)
+{
+	if (req->removed)
+		log_info("dispatch", "expired_subscriptions=%u", req->removed);
+	free(req);
+}
+
+static void mark_if_behind(struct subscription *s)
+{
+	if (!s->durable || s->state != SUBSCRIPTION_ACTIVE)
+		return;
+	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
+		struct place *pl = &s->places[i];
+		uint64_t through = place_matched_through(pl);
+
+		if (pl->feed.live &&
+		    feed_acked_through(&pl->feed, through) > pl->feed.committed_through)
+			committer_mark(s->space->dispatch, pl);
+	}
+}
+
+/* What did not match moves a cursor too, but nobody hurries to write that down. */
+static void mark_behind(struct dispatch *d)
+{
+	struct subscription *s;
+
+	TAILQ_FOREACH (s, &d->durable, link)
+		mark_if_behind(s);
+}
+
+static void on_sweep(void *arg)
+{
+	struct dispatch *d = arg;
+	struct bus_expire *req;
+
+	if (!d->up || d->draining)
+		return;
+	mark_behind(d);
+	req = xcalloc(1, sizeof *req);
+	req->done = on_expire;
+	req->limit = EXPIRE_AT_ONCE;
+	d->bus->ops->expire(d->bus, req);
+}
+
+/* ---- drain -------------------------------------------------------------------------------------
+ */
+
+static void release_all(struct dispatch *d)
+{
+	struct space *sp;
+	size_t at = 0;
+
+	while ((sp = map_next(&d->spaces, &at))) {
+		struct session *s;
+		size_t session_at = 0;
+
+		sp->requests++; /* it goes with its last session: not under our feet */
+		while ((s = map_next(&sp->sessions, &session_at)))
+			session_release(s);
+		sp->requests--;
+		space_free_if_unused(sp);
+	}
+}
+
+void dispatch_drain_check(struct dispatch *d)
+{
+	void (*fn)(void *) = d->drained;
+
+	if (!d->draining || !fn)
+		return;
+	if (!committer_idle(d)) {
+		if (!d->committer.failed) /* else its timer tries again */
+			committer_flush(d);
+		return;
+	}
+	if (!d->released) {
+		d->released = true;
+		release_all(d);
+	}
+	if (!LIST_EMPTY(&d->closings) && d->up)
+		return;
+	d->drained = NULL;
+	fn(d->drained_arg);
+}
+
+static void drain_begin(void *arg)
+{
+	dispatch_drain_check(arg);
+}
+
+void dispatch_drain(struct dispatch *d, void (*fn)(void *arg), void *arg)
+{
+	assert(!d->draining);
+	mark_behind(d);
+	d->draining = true;
+	d->drained = fn;
+	d->drained_arg = arg;
+	dispatch_after(d, 0, drain_begin, d);
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+struct dispatch *dispatch_new(struct loop *loop, struct bus *bus,
+                              const struct dispatch_settings *settings)
+{
+	struct dispatch *d = xcalloc(1, sizeof *d);
+
+	d->loop = loop;
+	d->bus = bus;
+	if (settings)
+		d->settings = *settings;
+	if (!d->settings.cache_bytes)
+		d->settings.cache_bytes = DEFAULT_CACHE_BYTES;
+	if (!d->settings.commit_every_ms)
+		d->settings.commit_every_ms = DEFAULT_COMMIT_MS;
+	if (!d->settings.linger_ms)
+		d->settings.linger_ms = DEFAULT_LINGER_MS;
+	d->cache.budget = d->settings.cache_bytes;
+	d->trie_cache = trie_cache_new(TRIE_CACHE_SLOTS);
+	TAILQ_INIT(&d->cache.lru);
+	TAILQ_INIT(&d->durable);
+	laters_init(&d->laters, loop);
+	d->up = bus->state == BUS_UP;
+	committer_init(d);
+	d->sweep = loop_every(loop, SWEEP_MS, on_sweep, d);
+	return d;
+}
+
+void dispatch_free(struct dispatch *d)
+{
+	if (!d)
+		return;
+	d->draining = d->freeing = true;
+	release_all(d);
+	laters_release(&d->laters);
+	closing_release_all(d);
+	loop_timer_free(d->sweep);
+	committer_release(d);
+	trie_cache_free(d->trie_cache);
+	map_release(&d->spaces);
+	map_release(&d->opens);
+	free(d);
+}
+
+void dispatch_get_stats(const struct dispatch *d, struct dispatch_stats *out)
+{
+	*out = d->stats;
+	out->cache_bytes = d->cache.bytes;
+}

@@ -1,0 +1,47 @@
+/* dispatch: the node's delivery side. It owns the tenants' topic tries, the tails of tracked
+ * partitions, the subscriptions this node owns and the sessions; it reads the bus, follows its
+ * generations, and commits cursors. One per node. Loop thread only. */
+#ifndef LEAT_NODE_DISPATCH_H
+#define LEAT_NODE_DISPATCH_H
+
+#include "cluster/batch.h"
+#include "cluster/bus.h"
+#include "node/net/loop.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct dispatch;
+
+struct dispatch_settings {
+	size_t cache_bytes; /* budget for tails and catch-up reads, all partitions; 0 = 64 MiB */
+	uint32_t commit_every_ms; /* cursor commits while there is something to commit; 0 = 5 */
+	uint32_t linger_ms; /* an offline durable session stays in memory this long; 0 = 30 s */
+};
+
+/* Numbers for /metrics and tests. */
+struct dispatch_stats {
+	uint64_t delivered;      /* PUBLISH packets handed to connections */
+	uint64_t settled;        /* deliveries acknowledged */
+	uint64_t expired;        /* events whose message expiry passed before delivery */
+	uint64_t catch_up_reads; /* journal reads */
+	uint64_t cursor_commits; /* transactions */
+	uint64_t fenced;         /* cursor rows that no longer matched */
+	size_t sessions;
+	size_t subscriptions;
+	size_t cache_bytes;
+};
+
+struct dispatch *dispatch_new(struct loop *loop, struct bus *bus,
+                              const struct dispatch_settings *settings);
+void dispatch_free(struct dispatch *d); /* after the bus has answered every request */
+
+void dispatch_stored(struct dispatch *d, struct batch *b); /* appender's on_stored */
+void dispatch_on_state(struct dispatch *d, enum bus_state state);
+void dispatch_on_others_stored(struct dispatch *d); /* bus events of these names */
+void dispatch_on_taken(struct dispatch *d);
+/* Shutdown: commit every cursor and release every subscription, then call fn once. */
+void dispatch_drain(struct dispatch *d, void (*fn)(void *arg), void *arg);
+void dispatch_get_stats(const struct dispatch *d, struct dispatch_stats *out);
+
+#endif

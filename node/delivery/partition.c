@@ -1,0 +1,535 @@
+/* A partition's tail and its readers. Batches that this node stored, or read, are dispatched to the
+ * feeds that are live (they matched everything so far) the moment they arrive; feeds that lag are
+ * brought on together: one walk from the lowest of them through the cache, or the journal where the
+ * cache has let go, each batch once through the trie for all of them. */
+#include "node/delivery/delivery.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "node/net/loop.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+enum {
+	READ_BYTES = 1 << 20, /* per journal read */
+	BATCHES_PER_TURN = 8, /* catch-up dispatch, then others get their turn */
+	PAUSE_AFTER_ERROR_MS = 50,
+};
+
+/* ---- cache ------------------------------------------------------------------------------------
+ */
+
+static uint64_t cached_base(const struct cached *e)
+{
+	return batch_base_seq(e->batch);
+}
+
+static uint64_t cached_end(const struct cached *e)
+{
+	return cached_base(e) + batch_count(e->batch);
+}
+
+/* The index of the first cached batch that ends after seq. */
+static size_t cache_index(const struct partition *p, uint64_t seq)
+{
+	size_t lo = 0;
+	size_t hi = p->n_cache;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (cached_end(p->cache[mid]) <= seq)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
+void cache_drop(struct cache *c, struct cached *e)
+{
+	struct partition *p = e->partition;
+	size_t i = cache_index(p, cached_base(e));
+
+	assert(p->cache[i] == e);
+	memmove(&p->cache[i], &p->cache[i + 1], (p->n_cache - i - 1) * sizeof(struct cached *));
+	p->n_cache--;
+	TAILQ_REMOVE(&c->lru, e, link);
+	c->bytes -= batch_memory(e->batch);
+	batch_unref(e->batch);
+	free(e);
+}
+
+static void cache_add(struct partition *p, struct batch *b)
+{
+	struct cache *c = &p->space->dispatch->cache;
+	size_t i = cache_index(p, batch_base_seq(b));
+	struct cached *e;
+
+	if (i < p->n_cache && cached_base(p->cache[i]) <= batch_base_seq(b))
+		return; /* there already */
+	e = xcalloc(1, sizeof *e);
+	e->batch = batch_ref(b);
+	e->partition = p;
+	if (p->n_cache == p->cap_cache) {
+		p->cap_cache = p->cap_cache ? p->cap_cache * 2 : 4;
+		p->cache = xrealloc(p->cache, p->cap_cache * sizeof(struct cached *));
+	}
+	memmove(&p->cache[i + 1], &p->cache[i], (p->n_cache - i) * sizeof(struct cached *));
+	p->cache[i] = e;
+	p->n_cache++;
+	TAILQ_INSERT_TAIL(&c->lru, e, link);
+	c->bytes += batch_memory(b);
+	while (c->bytes > c->budget && TAILQ_FIRST(&c->lru) != e)
+		cache_drop(c, TAILQ_FIRST(&c->lru));
+}
+
+static void cache_clear(struct partition *p)
+{
+	while (p->n_cache)
+		cache_drop(&p->space->dispatch->cache, p->cache[p->n_cache - 1]);
+	free(p->cache);
+	p->cache = NULL;
+	p->cap_cache = 0;
+}
+
+struct batch *partition_batch(struct partition *p, uint64_t seq)
+{
+	struct cache *c = &p->space->dispatch->cache;
+	size_t i = cache_index(p, seq);
+
+	if (i == p->n_cache || cached_base(p->cache[i]) > seq)
+		return NULL;
+	TAILQ_REMOVE(&c->lru, p->cache[i], link);
+	TAILQ_INSERT_TAIL(&c->lru, p->cache[i], link);
+	return p->cache[i]->batch;
+}
+
+/* ---- dispatching one batch --------------------------------------------------------------------
+ */
+
+/* The place of a subscription that this pass concerns, or NULL. */
+static struct place *place_in_pass(struct partition *p, struct subscription *s, uint64_t seq,
+                                   bool live)
+{
+	struct place *pl;
+
+	if (!s->places || s->state != SUBSCRIPTION_ACTIVE)
+		return NULL;
+	pl = &s->places[p->id];
+	if (live)
+		return pl->feed.live ? pl : NULL;
+	return pl->in_pass && pl->feed.next_seq <= seq ? pl : NULL;
+}
+
+enum { TOUCHED_ON_STACK = 64 };
+
+static void dispatch_event(struct partition *p, struct batch *b, uint64_t seq,
+                           const struct event *ev, bool live)
+{
+	struct place *on_stack[TOUCHED_ON_STACK];
+	struct place **touched = on_stack;
+	const struct trie_hit *hits;
+	size_t n_hits = trie_match(p->space->trie, ev->topic, &hits);
+	uint64_t mark = ++p->space->dispatch->event_mark;
+	size_t n = 0;
+
+	if (n_hits > TOUCHED_ON_STACK)
+		touched = xmalloc(n_hits * sizeof(struct place *));
+	for (size_t i = 0; i < n_hits; i++) {
+		struct subscription *s = hits[i].value;
+		const struct filter *f = &s->filters[hits[i].index];
+		struct place *pl = place_in_pass(p, s, seq, live);
+
+		if (!pl || !filter_applies(f, s, p->id, seq, ev))
+			continue;
+		if (s->mark != mark) {
+			s->mark = mark;
+			match_clear(&s->match);
+			touched[n++] = pl;
+		}
+		match_add(&s->match, f);
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct place *pl = touched[i];
+
+		if (!place_offer(pl, seq, ev, b, &pl->sub->match)) {
+			pl->in_pass = false;
+			place_lag(pl, seq, feed_full(&pl->feed));
+		}
+	}
+	if (touched != on_stack)
+		free(touched);
+}
+
+static void dispatch_batch(struct partition *p, struct batch *b, uint64_t from, bool live)
+{
+	uint64_t base = batch_base_seq(b);
+	struct event ev;
+
+	for (uint32_t i = from > base ? (uint32_t)(from - base) : 0; i < batch_count(b); i++) {
+		batch_event(b, i, &ev);
+		dispatch_event(p, b, base + i, &ev, live);
+	}
+}
+
+/* ---- catch-up ---------------------------------------------------------------------------------
+ */
+
+static void join_live(struct place *pl)
+{
+	TAILQ_REMOVE(&pl->partition->lagging, pl, link);
+	TAILQ_INSERT_TAIL(&pl->partition->live, pl, link);
+	pl->feed.live = true;
+}
+
+void place_lag(struct place *pl, uint64_t next_seq, bool blocked)
+{
+	if (pl->feed.live) {
+		TAILQ_REMOVE(&pl->partition->live, pl, link);
+		TAILQ_INSERT_TAIL(&pl->partition->lagging, pl, link);
+		pl->feed.live = false;
+	}
+	pl->feed.next_seq = next_seq;
+	pl->feed.blocked = blocked;
+}
+
+/* The lowest position of those that can go on; 0 = nobody. Whoever has arrived at the head is live.
+ */
+static uint64_t lowest_wanted(struct partition *p)
+{
+	struct place *pl;
+	struct place *next;
+	uint64_t low = 0;
+
+	for (pl = TAILQ_FIRST(&p->lagging); pl; pl = next) {
+		next = TAILQ_NEXT(pl, link);
+		if (!place_wants(pl))
+			continue;
+		if (p->next_seq && pl->feed.next_seq == p->next_seq && p->hinted <= p->next_seq) {
+			join_live(pl);
+			continue;
+		}
+		if (p->next_seq && pl->feed.next_seq > p->next_seq)
+			continue; /* a position that has not been written yet */
+		if (!low || pl->feed.next_seq < low)
+			low = pl->feed.next_seq;
+	}
+	return low;
+}
+
+static void dispatch_lagging(struct partition *p, struct batch *b, uint64_t from)
+{
+	uint64_t end = batch_base_seq(b) + batch_count(b);
+	struct place *pl;
+
+	TAILQ_FOREACH (pl, &p->lagging, link)
+		pl->in_pass = place_wants(pl) && pl->feed.next_seq < end;
+	dispatch_batch(p, b, from, false);
+	TAILQ_FOREACH (pl, &p->lagging, link) {
+		if (!pl->in_pass)
+			continue;
+		pl->in_pass = false;
+		pl->feed.next_seq = end;
+		committer_mark(p->space->dispatch, pl);
+	}
+}
+
+static void lag_all(struct partition *p)
+{
+	struct place *pl;
+
+	while ((pl = TAILQ_FIRST(&p->live)))
+		place_lag(pl, p->next_seq, false);
+}
+
+/* The head is known to be at next_seq: what lies between was not dispatched, so that those who were
+ * live read it like all who lag. */
+static void partition_advance(struct partition *p, uint64_t next_seq)
+{
+	if (next_seq <= p->next_seq)
+		return;
+	lag_all(p);
+	p->next_seq = next_seq;
+}
+
+/* Where the head is has to be asked: all lag until a read tells. */
+static void forget_head(struct partition *p)
+{
+	lag_all(p);
+	p->next_seq = 0;
+}
+
+/* Retention took what lies between: whoever wanted it, or waited to be sent some of it, goes on
+ * behind the gap. */
+static void skip_gap(struct partition *p, uint64_t from, uint64_t to)
+{
+	struct place *pl;
+
+	log_warn("partition", "tenant=%u partition=%u gap_from=%" PRIu64 " gap_to=%" PRIu64,
+	         p->space->tenant_id, p->id, from, to - 1);
+	TAILQ_FOREACH (pl, &p->lagging, link)
+		place_skip(pl, from, to);
+	TAILQ_FOREACH (pl, &p->live, link)
+		place_skip(pl, from, to);
+}
+
+struct partition_read {
+	struct bus_read req;
+	struct partition *p;
+	uint64_t generation;
+};
+
+static void read_take(struct partition *p, struct bus_read *req)
+{
+	uint64_t first = req->n ? batch_base_seq(req->batches[0]) : req->next_seq;
+
+	/* the first is wanted first: should the cache be too small, the last ones go */
+	for (size_t i = req->n; i > 0; i--)
+		cache_add(p, req->batches[i - 1]);
+	partition_advance(p, req->next_seq > p->heard_seq ? req->next_seq : p->heard_seq);
+	if (first > req->from_seq)
+		skip_gap(p, req->from_seq, first);
+	p->wanted = 0;
+	if (p->outdated)
+		forget_head(p);
+}
+
+/* READY entries whose batch had left the cache can be sent now. */
+static void pump_lacking(struct partition *p)
+{
+	struct place *pl;
+	struct place *next;
+
+	for (pl = TAILQ_FIRST(&p->live); pl; pl = next) {
+		next = TAILQ_NEXT(pl, link);
+		if (pl->feed.n_ready)
+			subscription_pump(pl->sub);
+	}
+	for (pl = TAILQ_FIRST(&p->lagging); pl; pl = next) {
+		next = TAILQ_NEXT(pl, link);
+		if (pl->feed.n_ready)
+			subscription_pump(pl->sub);
+	}
+}
+
+static void freed_end(struct partition *p)
+{
+	struct space *sp = p->space;
+
+	if (p->reading || p->scheduled)
+		return;
+	free(p);
+	sp->requests--;
+	space_free_if_unused(sp);
+}
+
+static void read_again(void *arg)
+{
+	struct partition *p = arg;
+
+	p->reading = p->pausing = false;
+	partition_schedule(p);
+}
+
+static void on_read(struct bus_read *req)
+{
+	struct partition_read *r = (struct partition_read *)req;
+	struct partition *p = r->p;
+	struct dispatch *d = p->space->dispatch;
+	bool current = r->generation == d->bus->generation && d->up;
+	bool ok = req->outcome == SQL_OK && current && !p->freed;
+
+	if (ok)
+		read_take(p, req);
+	for (size_t i = 0; i < req->n; i++)
+		batch_unref(req->batches[i]);
+	free(req->batches);
+	free(r);
+	p->space->requests--;
+	if (p->freed) {
+		p->reading = false;
+		freed_end(p);
+		return;
+	}
+	if (!ok) {
+		p->pausing = true;
+		dispatch_after(d, PAUSE_AFTER_ERROR_MS, read_again, p);
+		return;
+	}
+	p->reading = false;
+	pump_lacking(p);
+	partition_schedule(p);
+}
+
+static void start_read(struct partition *p, uint64_t from)
+{
+	struct dispatch *d = p->space->dispatch;
+	struct partition_read *r;
+
+	if (p->reading || !d->up)
+		return;
+	r = xcalloc(1, sizeof *r);
+	r->p = p;
+	r->generation = d->bus->generation;
+	r->req.done = on_read;
+	r->req.tenant_id = p->space->tenant_id;
+	r->req.partition_id = p->id;
+	r->req.from_seq = from;
+	r->req.confirmed_seq = p->next_seq;
+	r->req.max_bytes = READ_BYTES;
+	p->reading = true;
+	p->outdated = false;
+	p->space->requests++;
+	d->stats.catch_up_reads++;
+	d->bus->ops->read(d->bus, &r->req);
+}
+
+static void catch_up(void *arg)
+{
+	struct partition *p = arg;
+
+	p->scheduled = false;
+	if (p->freed) {
+		freed_end(p);
+		return;
+	}
+	if (p->wanted && !partition_batch(p, p->wanted)) {
+		start_read(p, p->wanted);
+		return;
+	}
+	for (int i = 0; i < BATCHES_PER_TURN; i++) {
+		uint64_t from = lowest_wanted(p);
+		struct batch *b;
+
+		if (!from)
+			break;
+		b = partition_batch(p, from);
+		if (!b) {
+			start_read(p, from);
+			return;
+		}
+		/* a subscriber that is dispatched to may pump, fetch and drop cached batches */
+		batch_ref(b);
+		dispatch_lagging(p, b, from);
+		batch_unref(b);
+	}
+	if (p->wanted) {
+		p->wanted = 0;
+		pump_lacking(p);
+	}
+	if (lowest_wanted(p))
+		partition_schedule(p);
+}
+
+void partition_schedule(struct partition *p)
+{
+	if (p->scheduled || p->freed)
+		return;
+	p->scheduled = true;
+	loop_defer(p->space->dispatch->loop, catch_up, p);
+}
+
+void partition_fetch(struct partition *p, uint64_t seq)
+{
+	if (!p->wanted || seq < p->wanted)
+		p->wanted = seq;
+	partition_schedule(p);
+}
+
+/* ---- news --------------------------------------------------------------------------------------
+ */
+
+/* While a read is under way it may have seen the head before this batch was stored: what it tells
+ * is old then, and nobody else will tell. */
+void partition_stored(struct partition *p, struct batch *b)
+{
+	uint64_t base = batch_base_seq(b);
+	uint64_t end = base + batch_count(b);
+
+	if (!base) { /* stored, but where is not known: ask the journal */
+		forget_head(p);
+		p->outdated = p->reading;
+	} else if (!p->next_seq) {
+		p->heard_seq = end; /* its readers begin with a read, which will find it */
+	} else if (base == p->next_seq) {
+		cache_add(p, b);
+		dispatch_batch(p, b, base, true);
+		p->next_seq = end;
+	} else { /* others wrote before it, or a read has seen it already */
+		cache_add(p, b);
+		partition_advance(p, end);
+	}
+	if (!TAILQ_EMPTY(&p->lagging))
+		partition_schedule(p);
+}
+
+/* Only a read makes it certain: whoever was live lags until it has come by there. */
+void partition_hint(struct partition *p, uint64_t next_seq)
+{
+	if (next_seq <= p->hinted || next_seq <= p->next_seq)
+		return;
+	p->hinted = next_seq;
+	if (!p->next_seq)
+		return;
+	lag_all(p);
+	partition_schedule(p);
+}
+
+void partition_suspend(struct partition *p)
+{
+	p->hinted = 0;
+	cache_clear(p);
+	p->next_seq = p->heard_seq = 0;
+	p->wanted = 0;
+}
+
+/* ---- life -------------------------------------------------------------------------------------
+ */
+
+struct partition *space_partition(struct space *sp, uint32_t id)
+{
+	struct partition *p = sp->partitions[id];
+
+	if (p)
+		return p;
+	p = xcalloc(1, sizeof *p);
+	p->space = sp;
+	p->id = id;
+	TAILQ_INIT(&p->live);
+	TAILQ_INIT(&p->lagging);
+	sp->partitions[id] = p;
+	return p;
+}
+
+void partition_join(struct partition *p, struct place *pl)
+{
+	pl->partition = p;
+	pl->feed.live = false;
+	TAILQ_INSERT_TAIL(&p->lagging, pl, link);
+}
+
+void partition_free(struct partition *p)
+{
+	cache_clear(p);
+	p->space->partitions[p->id] = NULL;
+	if (p->pausing) {
+		dispatch_forget(p->space->dispatch, p);
+		p->reading = p->pausing = false;
+	}
+	p->freed = true; /* a read or a turn end may still hold it */
+	p->space->requests++;
+	freed_end(p);
+}
+
+void partition_leave(struct place *pl)
+{
+	struct partition *p = pl->partition;
+
+	TAILQ_REMOVE(pl->feed.live ? &p->live : &p->lagging, pl, link);
+	pl->partition = NULL;
+	if (TAILQ_EMPTY(&p->live) && TAILQ_EMPTY(&p->lagging))
+		partition_free(p);
+}

@@ -1,0 +1,449 @@
+/* SUBSCRIBE and UNSUBSCRIBE of a session, one after the other: the filters change in memory first,
+ * so that events match from that moment, then in the session's row; only then comes the answer. */
+#include "node/delivery/delivery.h"
+
+#include "base/mem.h"
+#include "node/mqtt/mqtt_reason.h"
+
+#include <stdlib.h>
+
+enum {
+	OP_PAUSE_MS = 50,
+	JOIN_PATIENCE_MS = 10000, /* longer than it takes to find a share's owner dead */
+};
+
+static bool is_share(struct slice filter)
+{
+	return filter.n > 7 && memcmp(filter.p, "$share/", 7) == 0;
+}
+
+static bool wanted(const struct session_filter *f)
+{
+	return f->reason < 0x80;
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+static struct op *op_new(struct session *s, bool subscribe, size_t n, uint16_t packet_id)
+{
+	struct op *op = xcalloc(1, sizeof *op);
+
+	op->session = s;
+	op->subscribe = subscribe;
+	op->stage = subscribe ? OP_STARTS : OP_APPLY;
+	op->filters = xcalloc(n, sizeof *op->filters);
+	op->n = n;
+	op->packet_id = packet_id;
+	s->requests++;
+	return op;
+}
+
+static void op_free(struct op *op)
+{
+	struct session *s = op->session;
+
+	TAILQ_REMOVE(&s->pending, op, link);
+	if (op->waiting)
+		TAILQ_REMOVE(&op->waiting->waiting, op, waits_link);
+	dispatch_forget(s->space->dispatch, op);
+	for (size_t i = 0; i < op->n; i++)
+		free((char *)op->filters[i].filter.p);
+	free(op->filters);
+	free(op->cursors);
+	buf_release(&op->json);
+	free(op);
+	session_unref(s);
+}
+
+static void op_start(struct op *op)
+{
+	struct session *s = op->session;
+	bool first = TAILQ_EMPTY(&s->pending);
+
+	TAILQ_INSERT_TAIL(&s->pending, op, link);
+	if (first)
+		dispatch_after(s->space->dispatch, 0, (void (*)(void *))op_step, op);
+}
+
+void op_silence(struct session *s)
+{
+	struct op *op;
+
+	TAILQ_FOREACH (op, &s->pending, link)
+		op->silent = true;
+}
+
+void op_drop_all(struct session *s)
+{
+	struct op *op;
+	struct op *next;
+
+	for (op = TAILQ_FIRST(&s->pending); op; op = next) {
+		next = TAILQ_NEXT(op, link);
+		op->silent = true;
+		if (!op->busy)
+			op_free(op);
+	}
+}
+
+static void op_retry(struct op *op)
+{
+	dispatch_after(op->session->space->dispatch, OP_PAUSE_MS, (void (*)(void *))op_step, op);
+}
+
+/* ---- stages ------------------------------------------------------------------------------------
+ */
+
+static void on_starts(void *arg, const uint64_t *starts)
+{
+	struct op *op = arg;
+	uint32_t n = op->session->space->n_partitions;
+
+	op->busy = false;
+	if (op->session->dead) {
+		op_free(op);
+		return;
+	}
+	if (!starts) {
+		op_retry(op);
+		return;
+	}
+	op->cursors = xcalloc(n, sizeof *op->cursors);
+	for (uint32_t i = 0; i < n; i++)
+		op->cursors[i] =
+		        (struct bus_cursor){.partition_id = i, .acked_through = starts[i] - 1};
+	op->stage = OP_APPLY;
+	op_step(op);
+}
+
+static bool has_plain(const struct op *op)
+{
+	for (size_t i = 0; i < op->n; i++) {
+		if (wanted(&op->filters[i]) && !is_share(op->filters[i].filter))
+			return true;
+	}
+	return false;
+}
+
+/* Every stage returns true when it has to wait; then something calls op_step again. */
+static bool stage_starts(struct op *op)
+{
+	struct session *s = op->session;
+
+	if (!has_plain(op)) {
+		op->stage = OP_APPLY;
+		return false;
+	}
+	op->begins = !s->sub->places;
+	op->busy = true;
+	starts_find(s->space, op->begins ? op->start : SESSION_START_NEW, op->start_value,
+	            on_starts, op);
+	return true;
+}
+
+static uint64_t *since_of(const struct op *op)
+{
+	uint32_t n = op->session->space->n_partitions;
+	uint64_t *since = xcalloc(n, sizeof *since);
+
+	for (uint32_t i = 0; i < n; i++)
+		since[i] = op->cursors[i].acked_through + 1;
+	return since;
+}
+
+static void set_options(struct filter *f, const struct session_filter *want)
+{
+	f->qos = want->qos;
+	f->no_local = want->no_local;
+	f->retain_as_published = want->retain_as_published;
+	f->retain_handling = want->retain_handling;
+	f->subscription_id = want->subscription_id;
+}
+
+static void apply_one(struct op *op, struct session_filter *want)
+{
+	struct session *s = op->session;
+	struct filter *f = filter_find(s->sub, want->filter);
+	bool fresh = !f;
+
+	if (fresh && filter_count(s->sub) >= SESSION_FILTERS_MAX) {
+		want->reason = MQTT_REASON_QUOTA_EXCEEDED;
+		op->text = "too many filters: a session may have 100";
+		return;
+	}
+	if (fresh)
+		f = filter_add(s->sub, want->filter);
+	set_options(f, want);
+	want->reason = want->qos;
+	if (!fresh)
+		return;
+	if (!is_share(want->filter)) {
+		if (!op->begins)
+			f->since = since_of(op);
+		filter_plant(s->sub, f);
+		return;
+	}
+	f->share = share_get(s->space, f, s->expiry_s, op->start, op->start_value);
+	if (session_consumes(s)) {
+		subscription_add_consumer(f->share, s);
+		subscription_wake(f->share);
+	}
+}
+
+static void begin_places(const struct op *op)
+{
+	struct session *s = op->session;
+	uint64_t *starts = since_of(op);
+
+	subscription_begin(s->sub, starts);
+	free(starts);
+	subscription_wake(s->sub);
+}
+
+static void remove_filter(struct session *s, struct filter *f)
+{
+	struct subscription *share = f->share;
+
+	filter_remove(s->sub, f);
+	if (share)
+		share_leave(share, s);
+}
+
+static void remove_one(struct session *s, struct session_filter *want)
+{
+	struct filter *f = filter_find(s->sub, want->filter);
+
+	want->reason = f ? MQTT_REASON_SUCCESS : MQTT_REASON_NO_SUBSCRIPTION_EXISTED;
+	if (f)
+		remove_filter(s, f);
+}
+
+static bool stage_apply(struct op *op)
+{
+	struct session *s = op->session;
+
+	op->stage = op->subscribe ? OP_JOIN : OP_PERSIST;
+	for (size_t i = 0; i < op->n; i++) {
+		if (!wanted(&op->filters[i]))
+			continue;
+		if (op->subscribe)
+			apply_one(op, &op->filters[i]);
+		else
+			remove_one(s, &op->filters[i]);
+	}
+	if (op->subscribe && op->begins && op->cursors)
+		begin_places(op);
+	return false;
+}
+
+/* Another node goes on serving the share: without links between nodes it cannot be joined here. */
+static void join_gave_up(void *arg)
+{
+	struct op *op = arg;
+	struct session_filter *want = &op->filters[op->joined - 1];
+
+	if (!op->waiting)
+		return;
+	TAILQ_REMOVE(&op->waiting->waiting, op, waits_link);
+	op->waiting = NULL;
+	remove_one(op->session, want);
+	want->reason = MQTT_REASON_IMPLEMENTATION_ERROR;
+	op->text =
+	        "another node serves this shared subscription: connect there, or try again later";
+	op_step(op);
+}
+
+static bool stage_join(struct op *op)
+{
+	while (op->joined < op->n) {
+		const struct session_filter *want = &op->filters[op->joined++];
+		struct filter *f;
+
+		if (!wanted(want) || !is_share(want->filter))
+			continue;
+		f = filter_find(op->session->sub, want->filter);
+		if (f && f->share && share_wait(f->share, op)) {
+			dispatch_after(op->session->space->dispatch, JOIN_PATIENCE_MS, join_gave_up,
+			               op);
+			return true;
+		}
+	}
+	op->stage = OP_PERSIST;
+	return false;
+}
+
+static void on_persisted(struct bus_change *req)
+{
+	struct op *op = req->arg;
+	struct session *s = op->session;
+
+	op->busy = false;
+	if (s->dead) {
+		op_free(op);
+		return;
+	}
+	switch (req->outcome) {
+	case SQL_OK:
+	case SQL_DUP:
+		if (op->begins)
+			subscription_stored(s->sub);
+		op->stage = OP_ANSWER;
+		op_step(op);
+		return;
+	case SQL_RETRY:
+	case SQL_UNKNOWN: /* the same text again does no harm */
+		op_retry(op);
+		return;
+	case SQL_LOST:
+	case SQL_FATAL:
+		break;
+	}
+	if (s->sub->epoch != req->epoch) { /* lost with a generation, and claimed anew since */
+		op_retry(op);
+		return;
+	}
+	subscription_lost(s->sub);
+}
+
+static bool stage_persist(struct op *op)
+{
+	struct session *s = op->session;
+	struct dispatch *d = s->space->dispatch;
+
+	if (!s->sub->durable) {
+		op->stage = OP_ANSWER;
+		return false;
+	}
+	if (s->sub->state != SUBSCRIPTION_ACTIVE) { /* a new generation: wait for the claim */
+		op_retry(op);
+		return true;
+	}
+	buf_clear(&op->json);
+	filters_encode(s->sub, &op->json);
+	op->change = (struct bus_change){
+	        .done = on_persisted,
+	        .arg = op,
+	        .verb = BUS_CHANGE_FILTERS,
+	        .tenant_id = s->space->tenant_id,
+	        .subscription_id = s->sub->id,
+	        .epoch = s->sub->epoch,
+	        .expiry_s = s->expiry_s,
+	        .filters = buf_slice(&op->json),
+	        .n_starts = op->begins && op->cursors ? s->space->n_partitions : 0,
+	        .starts = op->cursors,
+	};
+	op->busy = true;
+	d->bus->ops->change(d->bus, &op->change);
+	return true;
+}
+
+static void answer(struct op *op)
+{
+	struct session *s = op->session;
+	void *conn = op->silent || !s->conn_id ? NULL : s->conn;
+	uint8_t *reasons = xmalloc(op->n + 1);
+	struct op was = *op;
+	struct op *next = TAILQ_NEXT(op, link);
+
+	for (size_t i = 0; i < op->n; i++)
+		reasons[i] = op->filters[i].reason;
+	if (next)
+		dispatch_after(s->space->dispatch, 0, (void (*)(void *))op_step, next);
+	op_free(op); /* the connection may end the session when it hears */
+	if (conn && was.done)
+		was.done(conn, was.packet_id, reasons, was.n, was.text);
+	free(reasons);
+}
+
+void op_step(struct op *op)
+{
+	static bool (*const stages[])(struct op *) = {
+	        [OP_STARTS] = stage_starts,
+	        [OP_APPLY] = stage_apply,
+	        [OP_JOIN] = stage_join,
+	        [OP_PERSIST] = stage_persist,
+	};
+
+	if (op->session->dead) {
+		op_free(op);
+		return;
+	}
+	dispatch_forget(op->session->space->dispatch, op); /* it goes on: nothing is waited for */
+	while (op->stage != OP_ANSWER) {
+		if (stages[op->stage](op))
+			return;
+	}
+	answer(op);
+}
+
+/* ---- requests ----------------------------------------------------------------------------------
+ */
+
+void session_subscribe(struct session *s, const struct session_subscribe *req)
+{
+	struct op *op = op_new(s, true, req->n, req->packet_id);
+
+	for (size_t i = 0; i < req->n; i++) {
+		op->filters[i] = req->filters[i];
+		op->filters[i].filter =
+		        slice(xstrndup(req->filters[i].filter.p, req->filters[i].filter.n),
+		              req->filters[i].filter.n);
+	}
+	op->start = req->start;
+	op->start_value = req->start_value;
+	op->done = req->done;
+	op_start(op);
+}
+
+/* Filters that wait to be added were allowed by a token, too. */
+static void check_pending(struct session *s, bool (*fn)(void *arg, struct slice filter), void *arg)
+{
+	struct op *op;
+
+	TAILQ_FOREACH (op, &s->pending, link) {
+		if (!op->subscribe || op->stage > OP_APPLY)
+			continue;
+		for (size_t i = 0; i < op->n; i++) {
+			struct session_filter *f = &op->filters[i];
+
+			if (wanted(f) && !fn(arg, f->filter))
+				f->reason = MQTT_REASON_NOT_AUTHORIZED;
+		}
+	}
+}
+
+void session_filters_check(struct session *s, bool (*fn)(void *arg, struct slice filter), void *arg)
+{
+	bool any = false;
+
+	check_pending(s, fn, arg);
+	for (size_t i = 0; i < s->sub->n_filters; i++) {
+		struct filter *f = &s->sub->filters[i];
+
+		if (!f->text || fn(arg, slice_str(f->text)))
+			continue;
+		remove_filter(s, f); /* at once: nothing more may be delivered for it */
+		any = true;
+	}
+	if (any)
+		session_store(s);
+}
+
+void session_store(struct session *s)
+{
+	static const struct session_unsubscribe nothing;
+
+	session_unsubscribe(s, &nothing);
+}
+
+void session_unsubscribe(struct session *s, const struct session_unsubscribe *req)
+{
+	struct op *op = op_new(s, false, req->n, req->packet_id);
+
+	for (size_t i = 0; i < req->n; i++)
+		op->filters[i].filter =
+		        slice(xstrndup(req->filters[i].p, req->filters[i].n), req->filters[i].n);
+	op->done = req->done;
+	op_start(op);
+}

@@ -1,0 +1,337 @@
+/* PUBLISH in: checks, the event, the appender; and PUBACK out, in order. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "node/mqtt/mqtt_client.h"
+#include "tenancy/topic.h"
+
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+/* publisher.packet_id: nobody waits (QoS 0), or the low 31 bits of a number in the client's ring.
+ */
+#define NO_ANSWER UINT32_C(0)
+#define ANSWER UINT32_C(0x80000000)
+
+/* ---- the ring: QoS 1 publishes waiting for their PUBACK -------------------------------------- */
+
+static struct mqtt_inbound *ring_at(const struct mqtt_ring *r, uint32_t number)
+{
+	return &r->v[number & (r->cap - 1)];
+}
+
+static void ring_grow(struct mqtt_ring *r)
+{
+	struct mqtt_ring bigger = {.cap = r->cap ? r->cap * 2 : 8, .first = r->first, .n = r->n};
+
+	bigger.v = xcalloc(bigger.cap, sizeof *bigger.v);
+	for (uint32_t i = 0; i < r->n; i++)
+		*ring_at(&bigger, r->first + i) = *ring_at(r, r->first + i);
+	free(r->v);
+	*r = bigger;
+}
+
+/* What the appender is to answer with: the entry's number, marked so that it is never NO_ANSWER. */
+static uint32_t ring_push(struct mqtt_ring *r, uint16_t packet_id, uint64_t at_us)
+{
+	uint32_t number;
+
+	if (r->n == r->cap)
+		ring_grow(r);
+	number = r->first + r->n++;
+	*ring_at(r, number) =
+	        (struct mqtt_inbound){.packet_id = packet_id, .at_us = (uint32_t)at_us};
+	return number | ANSWER;
+}
+
+void mqtt_ring_release(struct mqtt_ring *r)
+{
+	for (uint32_t i = 0; i < r->n; i++)
+		free(ring_at(r, r->first + i)->text);
+	free(r->v);
+	*r = (struct mqtt_ring){.first = r->first + r->n};
+}
+
+/* ---- PUBACK ---------------------------------------------------------------------------------- */
+
+static const uint64_t latency_bounds_us[MQTT_LATENCY_BUCKETS] = {
+        250,   500,   750,   1000,   1500,   2000,    3000,    5000,
+        10000, 20000, 50000, 100000, 250000, 1000000, 5000000, UINT64_MAX,
+};
+
+uint64_t mqtt_latency_bound_us(unsigned bucket)
+{
+	return latency_bounds_us[bucket];
+}
+
+static void count_latency(struct mqtt *m, uint32_t since_us)
+{
+	uint32_t took;
+	unsigned i = 0;
+
+	if (!m->answer_us)
+		m->answer_us = clock_us();
+	took = (uint32_t)m->answer_us - since_us;
+	while (took > latency_bounds_us[i])
+		i++;
+	m->stats.latency[i]++;
+	m->stats.latency_sum_us += took;
+}
+
+static void send_puback(struct mqtt_client *c, const struct mqtt_inbound *in)
+{
+	struct buf *out = &c->mqtt->out;
+	struct slice text = slice_str(c->problem_info ? in->text : NULL);
+	size_t before = out->len;
+
+	mqtt_encode_ack(out, c->version, MQTT_PUBACK, in->packet_id, in->reason, text);
+	if (text.n && c->max_packet && out->len - before > c->max_packet) {
+		out->len = before;
+		mqtt_encode_ack(out, c->version, MQTT_PUBACK, in->packet_id, in->reason,
+		                slice(NULL, 0));
+	}
+	if (in->reason < 0x80)
+		c->mqtt->stats.acknowledged++;
+	count_latency(c->mqtt, in->at_us);
+}
+
+/* Write the PUBACKs that are due: the answered ones at the front. */
+static void flush_answers(struct mqtt_client *c)
+{
+	struct mqtt_ring *r = &c->inbound;
+
+	if (!ring_at(r, r->first)->answered)
+		return;
+	while (r->n && ring_at(r, r->first)->answered) {
+		struct mqtt_inbound *in = ring_at(r, r->first);
+
+		send_puback(c, in);
+		free(in->text);
+		in->text = NULL;
+		r->first++;
+		r->n--;
+	}
+	mqtt_client_send(c);
+	if (c->ring_paused && r->n <= MQTT_RECEIVE_MAX / 2) {
+		c->ring_paused = false;
+		conn_resume_read(c->conn, CONN_PAUSE_USER);
+	}
+}
+
+static void answer(struct mqtt_client *c, uint32_t number, uint8_t reason, const char *text)
+{
+	struct mqtt_inbound *in = ring_at(&c->inbound, number);
+
+	in->answered = true;
+	in->reason = reason;
+	if (reason >= 0x80 && text && c->problem_info)
+		in->text = xstrdup(text);
+	flush_answers(c);
+}
+
+/* ---- refusing -------------------------------------------------------------------------------- */
+
+/* MQTT 5 has a word for it at QoS 1. A 3.1.1 client can only be told by closing: to acknowledge and
+ * discard, as other brokers do, would be a lie. A refused QoS 0 event is counted and logged; MQTT
+ * has no answer to it. */
+static void refuse(struct mqtt_client *c, const struct mqtt_publish *pub, uint8_t reason,
+                   const char *text)
+{
+	c->mqtt->stats.publish_refused[reason]++;
+	if (mqtt_may_log(c->mqtt))
+		log_info("mqtt", "%s publish refused code=0x%02x qos=%u topic=%s why=%s",
+		         mqtt_client_name(c), reason, pub->qos,
+		         log_quote(pub->topic.p, pub->topic.n), log_quote_str(text));
+	if (pub->qos == 0)
+		return;
+	if (c->version == MQTT_V311) {
+		mqtt_client_fail(c, reason, "%s", text);
+		return;
+	}
+	answer(c, ring_push(&c->inbound, pub->packet_id, c->read_us), reason, text);
+}
+
+/* ---- the event ------------------------------------------------------------------------------- */
+
+/* CloudEvents 1.0, MQTT binding, binary mode: attributes are user properties of their own names. */
+static const struct {
+	const char *name;
+	size_t offset;
+} attributes[] = {
+        {"id", offsetof(struct event, id)},
+        {"source", offsetof(struct event, source)},
+        {"type", offsetof(struct event, type)},
+        {"time", offsetof(struct event, time)},
+        {"subject", offsetof(struct event, subject)},
+        {"correlationid", offsetof(struct event, correlation_id)},
+        {"causationid", offsetof(struct event, causation_id)},
+};
+
+static void take_attribute(struct event *ev, struct slice key, struct slice value)
+{
+	for (size_t i = 0; i < sizeof attributes / sizeof attributes[0]; i++) {
+		if (slice_eq(key, slice_str(attributes[i].name))) {
+			memcpy((char *)ev + attributes[i].offset, &value, sizeof value);
+			return;
+		}
+	}
+}
+
+/* User properties name CloudEvents attributes only if `specversion` says that this is one. The
+ * ordering key of any event is `leat-key` or else CloudEvents' `partitionkey`. */
+static void take_user_properties(struct event *ev, const struct mqtt_props *props)
+{
+	struct slice rest = props->raw;
+	struct slice leat_key = {0};
+	struct slice key;
+	struct slice value;
+	bool cloud_event = false;
+
+	while (mqtt_user_prop_next(&rest, &key, &value)) {
+		if (slice_eq(key, slice_str("specversion")))
+			cloud_event = true;
+		else if (slice_eq(key, slice_str("leat-key")))
+			leat_key = value;
+		else if (slice_eq(key, slice_str("partitionkey")))
+			ev->key = value;
+	}
+	rest = props->raw;
+	while (cloud_event && mqtt_user_prop_next(&rest, &key, &value))
+		take_attribute(ev, key, value);
+	if (leat_key.n)
+		ev->key = leat_key;
+}
+
+/* Borrows from the packet, the client and m->props. */
+static void build_event(struct mqtt_client *c, const struct mqtt_packet *p, struct event *ev)
+{
+	struct mqtt *m = c->mqtt;
+
+	*ev = (struct event){
+	        .topic = p->publish.topic,
+	        .payload = p->publish.payload,
+	        .client = slice_str(c->client_id),
+	        .qos = p->publish.qos,
+	};
+	if (!p->props.have)
+		return;
+	buf_clear(&m->props);
+	mqtt_props_forward(&m->props, &p->props);
+	ev->props = buf_slice(&m->props);
+	if (mqtt_has(&p->props, MQTT_PROP_MESSAGE_EXPIRY))
+		ev->expires_ms = clock_wall_ms() + p->props.message_expiry_s * UINT64_C(1000);
+	if (mqtt_has(&p->props, MQTT_PROP_USER_PROPERTY))
+		take_user_properties(ev, &p->props);
+}
+
+/* ---- PUBLISH --------------------------------------------------------------------------------- */
+
+/* What ends the connection: the client was told in CONNACK, or MQTT forbids it. */
+static bool breaks_protocol(struct mqtt_client *c, const struct mqtt_packet *p)
+{
+	const struct mqtt_publish *pub = &p->publish;
+
+	if (pub->qos > 1)
+		mqtt_client_fail(c, MQTT_REASON_QOS_NOT_SUPPORTED, "QoS 2: Maximum QoS is 1 here");
+	else if (pub->retain)
+		mqtt_client_fail(c, MQTT_REASON_RETAIN_NOT_SUPPORTED,
+		                 "retained messages are not available here");
+	else if (mqtt_has(&p->props, MQTT_PROP_TOPIC_ALIAS))
+		mqtt_client_fail(c, MQTT_REASON_TOPIC_ALIAS_INVALID,
+		                 "Topic Alias Maximum is 0 here");
+	else if (pub->qos && c->version == MQTT_V5 && c->inbound.n >= MQTT_RECEIVE_MAX)
+		mqtt_client_fail(c, MQTT_REASON_RECEIVE_MAX_EXCEEDED,
+		                 "more than %d publishes without waiting for their PUBACK",
+		                 MQTT_RECEIVE_MAX);
+	else
+		return false;
+	return true;
+}
+
+/* What refuses this event alone: 0, or -1 with the PUBACK code in e. */
+static int check_event(struct mqtt_client *c, const struct mqtt_publish *pub, struct err *e)
+{
+	uint32_t max = c->who.tenant->limits.max_event_bytes;
+
+	if (topic_check(pub->topic, e) < 0) {
+		e->code = MQTT_REASON_TOPIC_NAME_INVALID;
+		return -1;
+	}
+	if (!acl_may_publish(c->who.acl, pub->topic))
+		return err_set(e, MQTT_REASON_NOT_AUTHORIZED,
+		               "the token's acl does not allow publishing to this topic");
+	if (max && pub->payload.n > max)
+		return err_set(e, MQTT_REASON_QUOTA_EXCEEDED,
+		               "the payload has %zu bytes; this tenant's events may have %" PRIu32,
+		               pub->payload.n, max);
+	return 0;
+}
+
+void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p)
+{
+	const struct mqtt_publish *pub = &p->publish;
+	struct mqtt *m = c->mqtt;
+	struct publisher from = {.conn_id = c->conn_id, .packet_id = NO_ANSWER};
+	struct event ev;
+	struct err e;
+
+	if (breaks_protocol(c, p))
+		return;
+	if (check_event(c, pub, &e) < 0) {
+		refuse(c, pub, (uint8_t)e.code, e.text);
+		return;
+	}
+	build_event(c, p, &ev);
+	m->stats.publishes[pub->qos]++;
+	m->stats.publish_bytes += pub->payload.n;
+	if (pub->qos)
+		from.packet_id = ring_push(&c->inbound, pub->packet_id, c->read_us);
+	if (appender_publish(m->set.appender, c->who.tenant, &ev, from))
+		conn_pause_read(c->conn, CONN_PAUSE_JOURNAL);
+	/* 3.1.1 clients know no Receive Maximum: theirs is held by not reading on. */
+	if (c->version == MQTT_V311 && c->inbound.n >= MQTT_RECEIVE_MAX) {
+		c->ring_paused = true;
+		conn_pause_read(c->conn, CONN_PAUSE_USER);
+	}
+}
+
+/* ---- the appender's side --------------------------------------------------------------------- */
+
+static struct mqtt_client *find_client(struct mqtt *m, uint64_t conn_id)
+{
+	struct conn *conn = conn_find(m->set.conns, conn_id);
+	struct mqtt_client *c = conn ? conn_arg(conn) : NULL;
+
+	return c && c->state == MQTT_CONNECTED ? c : NULL;
+}
+
+void mqtt_on_answer(void *arg, struct publisher to, enum append_result result, const char *reason)
+{
+	struct mqtt *m = arg;
+	struct mqtt_client *c = find_client(m, to.conn_id);
+
+	if (result == APPEND_REFUSED) {
+		m->stats.publish_refused[MQTT_REASON_IMPLEMENTATION_ERROR]++;
+		if (mqtt_may_log(m))
+			log_warn("mqtt", "conn=%" PRIx64 " publish refused by the journal why=%s",
+			         to.conn_id, log_quote_str(reason));
+	}
+	if (!c || to.packet_id == NO_ANSWER)
+		return;
+	if (result == APPEND_STORED)
+		answer(c, to.packet_id, MQTT_REASON_SUCCESS, NULL);
+	else if (c->version == MQTT_V5)
+		answer(c, to.packet_id, MQTT_REASON_IMPLEMENTATION_ERROR, reason);
+	else
+		mqtt_client_fail(c, MQTT_REASON_IMPLEMENTATION_ERROR, "%s", reason);
+}
+
+void mqtt_on_room(void *arg, uint64_t conn_id)
+{
+	struct mqtt *m = arg;
+	struct conn *conn = conn_find(m->set.conns, conn_id);
+
+	if (conn)
+		conn_resume_read(conn, CONN_PAUSE_JOURNAL);
+}

@@ -1,0 +1,16 @@
+/* mqtt_start: the user property `leat-start` of a SUBSCRIBE: where a subscription that is new
+ * begins to read: `new` (the default), `earliest`, `seq:N`, or `time:` and an RFC 3339 time with a
+ * zone (2026-03-01T12:00:00Z, …+02:00, fractions allowed). Pure; any thread. */
+#ifndef LEAT_NODE_MQTT_START_H
+#define LEAT_NODE_MQTT_START_H
+
+#include "base/err.h"
+#include "base/slice.h"
+#include "node/delivery/session.h"
+
+#include <stdint.h>
+
+/* -1: text is none of these; nothing is guessed. value: the number, or milliseconds since 1970. */
+int mqtt_start_parse(struct slice text, enum session_start_at *at, uint64_t *value, struct err *e);
+
+#endif
