@@ -157,6 +157,21 @@ KILLS ?= 100
 kill-test: deps-test $(B)/leat ## KILLS=100 random kills of node, database and clients; nothing is lost
 	@LEAT_BIN=$(abspath $(B)/leat) KILLS=$(KILLS) tests/kill/run
 
+# Each seeded bug that a kill can hit must be caught within 20 runs; for the others see sim-bugs.
+KILL_BUGS := ack-before-commit dispatch-before-confirmed
+SLOWLOG   := $(B)/bugs/slowlog.so
+
+.PHONY: kill-bugs
+kill-bugs: deps-test $(SLOWLOG) ## the kill test proves itself: seeded bugs are caught within 20 runs
+	@$(MAKE) --no-print-directory B=$(B)/bugs DEFS=-DLEAT_SEEDED_BUGS $(B)/bugs/leat
+	@set -e; for bug in $(KILL_BUGS); do \
+	  LEAT_BIN=$(abspath $(B)/bugs/leat) tests/kill/run --bug $$bug --kills 20 \
+	    $$([ $$bug != dispatch-before-confirmed ] || echo --slow-log $(SLOWLOG)); done
+
+$(SLOWLOG): tests/kill/slowlog.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -O2 -shared -fPIC $(WARN) -o $@ $< -ldl
+
 # BENCH_ARGS="--servers leat,mosquitto --json FILE"; tests/bench/run --help lists them.
 .PHONY: bench
 bench: deps-bench $(B)/leat ## the same work on Leat, mosquitto, NATS and RabbitMQ

@@ -66,7 +66,7 @@ class Database:
     """A private MariaDB in a directory."""
 
     def __init__(self, directory):
-        self.dir = directory
+        self.dir, self.env = directory, {}
         self._run("start")
         with open(os.path.join(directory, "admin-dsn")) as f:
             self.admin_dsn = f.read().strip()
@@ -75,7 +75,8 @@ class Database:
         self.schemas = 0
 
     def _run(self, verb):
-        subprocess.run([DEV_SERVER, verb, self.dir], check=True, stdout=subprocess.DEVNULL, timeout=120)
+        subprocess.run([DEV_SERVER, verb, self.dir], check=True, stdout=subprocess.DEVNULL, timeout=120,
+                       env={**os.environ, **self.env})
 
     def stop(self):
         self._run("stop")
