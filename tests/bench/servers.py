@@ -20,6 +20,8 @@ import proc  # noqa: E402
 import stack  # noqa: E402
 
 USER, PASSWORD = "bench", "bench"
+RABBIT = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # not the wrapper in the path: it becomes another user
+os.environ["PATH"] += ":/usr/sbin"  # where Debian has brokers, and users often do not look
 
 
 def listening(port):
@@ -92,7 +94,7 @@ class Peer:
 
 
 class Mosquitto(Peer):
-    name = package = "mosquitto"  # name is a purpose of tests/deps
+    name = package = program = "mosquitto"  # name is a purpose of tests/deps
     title = "mosquitto"
     mqtt = "5"
     durability = "none: everything in memory"
@@ -122,7 +124,7 @@ log_type error
 
 class Nats(Peer):
     name = "nats"
-    package = "nats-server"
+    package = program = "nats-server"
     title = "NATS JetStream (file)"
     mqtt = "3.1.1"
     durability = "file store; no fsync before the acknowledgement (every 2 minutes)"
@@ -148,7 +150,7 @@ mqtt {{
 
 class Rabbit(Peer):
     name = "rabbitmq"
-    package = "rabbitmq-server"
+    package, program = "rabbitmq-server", RABBIT
     title = "RabbitMQ (durable queue)"
     mqtt = "3.1.1"
     durability = "durable classic queues, persistent messages; written, fsynced in groups"
@@ -194,8 +196,7 @@ log.file.level = error
         }
         self.spawn("epmd", "-port", epmd, "-address", "127.0.0.1", env=env)
         stack.wait_until("epmd does not listen", lambda: listening(epmd))
-        # Not the wrapper in the path, which would become another user.
-        return self.spawn("/usr/lib/rabbitmq/bin/rabbitmq-server", env=env, cwd=self.dir)
+        return self.spawn(RABBIT, env=env, cwd=self.dir)
 
 
 class Leat:
