@@ -55,8 +55,9 @@ struct place {
 	struct feed feed;
 	struct subscription *sub;
 	struct partition *partition;
-	TAILQ_ENTRY(place) link;  /* on partition->live or, when !feed.live, ->lagging */
+	TAILQ_ENTRY(place) link;  /* on partition->live, ->lagging or ->resting */
 	TAILQ_ENTRY(place) dirty; /* on committer->dirty when feed.dirty */
+	bool resting;             /* on that list */
 	bool in_pass;             /* the batch being dispatched is for it */
 	bool has_row;             /* durable: `cursors` has a row for it, which commits match */
 };
@@ -144,7 +145,8 @@ struct partition {
 	size_t n_cache;
 	size_t cap_cache;
 	struct place_list live;
-	struct place_list lagging;
+	struct place_list lagging; /* they read on */
+	struct place_list resting; /* they lag, and nobody takes more now: place_resume */
 	bool reading;    /* one read at a time; stays set through the pause after a failed one */
 	bool outdated;   /* something was stored since that read began, nobody knows where */
 	bool pausing;    /* that pause */
@@ -242,6 +244,7 @@ void subscription_lost(struct subscription *s);    /* a fence did not match: it 
 
 bool place_wants(struct place *pl); /* ours, lags, has a consumer, and room */
 void place_lag(struct place *pl, uint64_t next_seq, bool blocked);
+void place_resume(struct place *pl); /* if it wants to: it reads on */
 uint64_t place_matched_through(const struct place *pl);
 /* One event for it; false = no room or nobody there: it lags from here. */
 bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct batch *b,

@@ -6,6 +6,8 @@
 
 #include <stdlib.h>
 
+enum { PAUSE_AFTER_ERROR_MS = 50 };
+
 /* ---- heads -------------------------------------------------------------------------------------
  */
 
@@ -23,6 +25,11 @@ static void look_end(struct dispatch *d)
 		others_stored(d);
 }
 
+static void look_after_error(void *arg)
+{
+	others_stored(arg);
+}
+
 static void on_heads(struct bus_heads *req)
 {
 	struct heads_look *l = (struct heads_look *)req;
@@ -36,8 +43,8 @@ static void on_heads(struct bus_heads *req)
 		if (sp && sp->partitions[h->partition_id])
 			partition_hint(sp->partitions[h->partition_id], h->next_seq);
 	}
-	if (req->outcome != SQL_OK)
-		d->look_again = current;
+	if (req->outcome != SQL_OK && current)
+		dispatch_after(d, PAUSE_AFTER_ERROR_MS, look_after_error, d);
 	free(l);
 	look_end(d);
 }

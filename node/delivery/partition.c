@@ -178,26 +178,42 @@ static void dispatch_batch(struct partition *p, struct batch *b, uint64_t from, 
 /* ---- catch-up ---------------------------------------------------------------------------------
  */
 
-static void join_live(struct place *pl)
+static struct place_list *list_of(const struct place *pl)
 {
-	TAILQ_REMOVE(&pl->partition->lagging, pl, link);
-	TAILQ_INSERT_TAIL(&pl->partition->live, pl, link);
-	pl->feed.live = true;
+	struct partition *p = pl->partition;
+
+	if (pl->feed.live)
+		return &p->live;
+	return pl->resting ? &p->resting : &p->lagging;
+}
+
+static void place_move(struct place *pl, bool live, bool resting)
+{
+	TAILQ_REMOVE(list_of(pl), pl, link);
+	pl->feed.live = live;
+	pl->resting = resting;
+	TAILQ_INSERT_TAIL(list_of(pl), pl, link);
 }
 
 void place_lag(struct place *pl, uint64_t next_seq, bool blocked)
 {
-	if (pl->feed.live) {
-		TAILQ_REMOVE(&pl->partition->live, pl, link);
-		TAILQ_INSERT_TAIL(&pl->partition->lagging, pl, link);
-		pl->feed.live = false;
-	}
+	if (pl->feed.live)
+		place_move(pl, false, false);
 	pl->feed.next_seq = next_seq;
 	pl->feed.blocked = blocked;
 }
 
-/* The lowest position of those that can go on; 0 = nobody. Whoever has arrived at the head is live.
- */
+void place_resume(struct place *pl)
+{
+	if (!place_wants(pl))
+		return;
+	if (pl->resting)
+		place_move(pl, false, false);
+	partition_schedule(pl->partition);
+}
+
+/* The lowest position of those that can go on; 0 = nobody. Whoever has arrived at the head is live;
+ * whoever cannot go on rests, so that ten thousand of them cost nothing per event. */
 static uint64_t lowest_wanted(struct partition *p)
 {
 	struct place *pl;
@@ -206,10 +222,12 @@ static uint64_t lowest_wanted(struct partition *p)
 
 	for (pl = TAILQ_FIRST(&p->lagging); pl; pl = next) {
 		next = TAILQ_NEXT(pl, link);
-		if (!place_wants(pl))
+		if (!place_wants(pl)) {
+			place_move(pl, false, true);
 			continue;
+		}
 		if (p->next_seq && pl->feed.next_seq == p->next_seq && p->hinted <= p->next_seq) {
-			join_live(pl);
+			place_move(pl, true, false);
 			continue;
 		}
 		if (p->next_seq && pl->feed.next_seq > p->next_seq)
@@ -262,18 +280,43 @@ static void forget_head(struct partition *p)
 	p->next_seq = 0;
 }
 
+static void each_place(struct partition *p, void (*fn)(struct place *, const void *),
+                       const void *arg)
+{
+	struct place_list *lists[] = {&p->live, &p->resting, &p->lagging};
+
+	for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+		struct place *pl;
+		struct place *next;
+
+		for (pl = TAILQ_FIRST(lists[i]); pl; pl = next) {
+			next = TAILQ_NEXT(pl, link); /* it may change lists, and be met again */
+			fn(pl, arg);
+		}
+	}
+}
+
+struct gap {
+	uint64_t from;
+	uint64_t to;
+};
+
+static void skip_one(struct place *pl, const void *arg)
+{
+	const struct gap *gap = arg;
+
+	place_skip(pl, gap->from, gap->to);
+}
+
 /* Retention took what lies between: whoever wanted it, or waited to be sent some of it, goes on
  * behind the gap. */
 static void skip_gap(struct partition *p, uint64_t from, uint64_t to)
 {
-	struct place *pl;
+	struct gap gap = {from, to};
 
 	log_warn("partition", "tenant=%u partition=%u gap_from=%" PRIu64 " gap_to=%" PRIu64,
 	         p->space->tenant_id, p->id, from, to - 1);
-	TAILQ_FOREACH (pl, &p->lagging, link)
-		place_skip(pl, from, to);
-	TAILQ_FOREACH (pl, &p->live, link)
-		place_skip(pl, from, to);
+	each_place(p, skip_one, &gap);
 }
 
 struct partition_read {
@@ -297,22 +340,17 @@ static void read_take(struct partition *p, struct bus_read *req)
 		forget_head(p);
 }
 
+static void pump_one_lacking(struct place *pl, const void *arg)
+{
+	(void)arg;
+	if (pl->feed.n_ready)
+		subscription_pump(pl->sub);
+}
+
 /* READY entries whose batch had left the cache can be sent now. */
 static void pump_lacking(struct partition *p)
 {
-	struct place *pl;
-	struct place *next;
-
-	for (pl = TAILQ_FIRST(&p->live); pl; pl = next) {
-		next = TAILQ_NEXT(pl, link);
-		if (pl->feed.n_ready)
-			subscription_pump(pl->sub);
-	}
-	for (pl = TAILQ_FIRST(&p->lagging); pl; pl = next) {
-		next = TAILQ_NEXT(pl, link);
-		if (pl->feed.n_ready)
-			subscription_pump(pl->sub);
-	}
+	each_place(p, pump_one_lacking, NULL);
 }
 
 static void freed_end(struct partition *p)
@@ -500,6 +538,7 @@ struct partition *space_partition(struct space *sp, uint32_t id)
 	p->id = id;
 	TAILQ_INIT(&p->live);
 	TAILQ_INIT(&p->lagging);
+	TAILQ_INIT(&p->resting);
 	sp->partitions[id] = p;
 	return p;
 }
@@ -507,8 +546,8 @@ struct partition *space_partition(struct space *sp, uint32_t id)
 void partition_join(struct partition *p, struct place *pl)
 {
 	pl->partition = p;
-	pl->feed.live = false;
-	TAILQ_INSERT_TAIL(&p->lagging, pl, link);
+	pl->feed.live = pl->resting = false;
+	TAILQ_INSERT_TAIL(list_of(pl), pl, link);
 }
 
 void partition_free(struct partition *p)
@@ -528,8 +567,8 @@ void partition_leave(struct place *pl)
 {
 	struct partition *p = pl->partition;
 
-	TAILQ_REMOVE(pl->feed.live ? &p->live : &p->lagging, pl, link);
+	TAILQ_REMOVE(list_of(pl), pl, link);
 	pl->partition = NULL;
-	if (TAILQ_EMPTY(&p->live) && TAILQ_EMPTY(&p->lagging))
+	if (TAILQ_EMPTY(&p->live) && TAILQ_EMPTY(&p->lagging) && TAILQ_EMPTY(&p->resting))
 		partition_free(p);
 }

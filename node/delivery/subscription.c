@@ -187,6 +187,7 @@ void place_skip(struct place *pl, uint64_t from, uint64_t to)
 			settle_unsent(pl, e);
 	}
 	committer_mark(pl->partition->space->dispatch, pl);
+	place_resume(pl);
 }
 
 /* One waiting event of a place to whoever can take it; false = not now. */
@@ -231,8 +232,7 @@ void subscription_pump(struct subscription *s)
 
 		while (pump_one(pl))
 			;
-		if (place_wants(pl))
-			partition_schedule(pl->partition);
+		place_resume(pl);
 	}
 	s->pumping = false;
 }
@@ -295,10 +295,8 @@ void subscription_park(struct subscription *s, struct session *gone)
 
 void subscription_wake(struct subscription *s)
 {
-	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
-		if (!s->places[i].feed.live)
-			partition_schedule(s->places[i].partition);
-	}
+	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++)
+		place_resume(&s->places[i]);
 	subscription_pump(s);
 }
 
