@@ -321,7 +321,7 @@ static void test_room_after_the_node_was_full(void **state)
 	}
 	assert_true(publish(3, 1, "small", 10, 0, (struct publisher){3, 1}));
 	paused++;
-	loop_turn(loop); /* the others' first flush is under way, and stays so */
+	loop_turn(loop);                /* the others' first flush is under way, and stays so */
 	real_ops->append(bus, held[1]); /* the small tenant is done while the node is full */
 	held[1] = NULL;
 	hold = false;
