@@ -1,8 +1,8 @@
 /* The appender over the memory backend, whose appends are held, failed or refused when told to. */
 #include "base/mem.h"
 #include "cluster/bus_memory.h"
-#include "node/appender.h"
-#include "node/loop.h"
+#include "node/delivery/appender.h"
+#include "node/net/loop.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

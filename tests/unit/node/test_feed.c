@@ -1,6 +1,6 @@
 /* The feed against a model that keeps the state of every sequence number in an array. SEED=n
  * repeats one run of the random test. */
-#include "node/feed.h"
+#include "node/delivery/feed.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /* A subscription's filters: slots and the trie, and the text that keeps them in its row. */
 #include "base/buf.h"
 #include "base/mem.h"
-#include "node/delivery.h"
+#include "node/delivery/delivery.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

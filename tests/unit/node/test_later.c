@@ -1,5 +1,5 @@
 /* Calls after a pause, on behalf of objects that may go away first. */
-#include "node/later.h"
+#include "node/net/later.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
