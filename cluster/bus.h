@@ -180,7 +180,8 @@ struct bus_claim {
 enum bus_change_verb {
 	BUS_CHANGE_FILTERS, /* store filters and expiry_s; make those cursors in starts that are
 	                       missing */
-	BUS_CHANGE_IDLE,    /* its last consumer left: expires expiry_s from now; still owned */
+	BUS_CHANGE_IDLE,    /* its last consumer left idle_s ago: expires expiry_s after that; still
+	                       owned */
 	BUS_CHANGE_ACTIVE,  /* a consumer came back before it expired */
 	BUS_CHANGE_RELEASE, /* give up ownership (owner = NULL) */
 	BUS_CHANGE_DELETE,  /* remove the subscription and its cursors */
@@ -196,6 +197,7 @@ struct bus_change {
 	uint64_t subscription_id;
 	uint64_t epoch;
 	uint32_t expiry_s;
+	uint32_t idle_s;      /* IDLE only; <= expiry_s */
 	struct slice filters; /* the caller's until done, as starts */
 	uint32_t n_starts;
 	const struct bus_cursor *starts;

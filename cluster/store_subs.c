@@ -256,10 +256,11 @@ bool store_subs_owned(const struct store_subs *t, const struct id128 *me,
 /* ---- change, commit, expire ---------------------------------------------------------------------
  */
 
-static void sub_idle(struct sub *sub, uint32_t expiry_s)
+static void sub_idle(struct sub *sub, uint32_t expiry_s, uint32_t idle_s)
 {
 	sub->expiry_s = expiry_s;
-	sub->expires_ms = expiry_s == UINT32_MAX ? 0 : clock_wall_ms() + (uint64_t)expiry_s * 1000;
+	sub->expires_ms =
+	        expiry_s == UINT32_MAX ? 0 : clock_wall_ms() + (uint64_t)(expiry_s - idle_s) * 1000;
 }
 
 enum sql_outcome store_subs_change(struct store_subs *t, const struct id128 *me,
@@ -276,7 +277,7 @@ enum sql_outcome store_subs_change(struct store_subs *t, const struct id128 *me,
 		cursors_make(sub, req->starts, req->n_starts);
 		break;
 	case BUS_CHANGE_IDLE:
-		sub_idle(sub, req->expiry_s);
+		sub_idle(sub, req->expiry_s, req->idle_s);
 		break;
 	case BUS_CHANGE_ACTIVE:
 		if (sub_expired(sub))

@@ -307,7 +307,8 @@ static enum sql_outcome change_fenced(struct sql_conn *c, const struct id128 *me
 
 	if (stmt == STMT_SUB_IDLE) {
 		params[n++] = sql_u64(req->expiry_s);
-		params[n++] = req->expiry_s == UINT32_MAX ? sql_null() : sql_u64(req->expiry_s);
+		params[n++] = req->expiry_s == UINT32_MAX ? sql_null()
+		                                          : sql_u64(req->expiry_s - req->idle_s);
 	}
 	params[n++] = sql_u64(req->tenant_id);
 	params[n++] = sql_u64(req->subscription_id);

@@ -76,7 +76,7 @@ static struct closing *closing_new(struct dispatch *d, bool delete_row, uint32_t
 	return c;
 }
 
-void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s)
+void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s, uint32_t idle_s)
 {
 	struct dispatch *d = s->space->dispatch;
 	struct closing *c;
@@ -84,6 +84,7 @@ void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s)
 	if (!s->durable || !s->epoch || d->freeing)
 		return;
 	c = closing_new(d, delete_row, expiry_s);
+	c->req.idle_s = idle_s;
 	c->req.tenant_id = s->space->tenant_id;
 	c->req.subscription_id = s->id;
 	c->req.epoch = s->epoch;

@@ -275,7 +275,7 @@ void share_claim(struct subscription *share);
 void share_leave(struct subscription *share, struct session *s);
 
 /* closing.c: see a row off: let go of it, or delete it, however long the database takes. */
-void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s);
+void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s, uint32_t idle_s);
 /* The same for a row that was claimed for a subscription that did not wait for it. */
 void closing_claimed(struct dispatch *d, const struct bus_claim *claim);
 /* At the end of dispatch, when nothing is under way any more: forget those that wait to be
@@ -332,9 +332,10 @@ struct session {
 	size_t key_len;
 	size_t subject_len;
 	uint32_t expiry_s;
-	uint32_t requests; /* what holds a pointer to it */
-	bool opening;      /* `open` waits for its answer */
-	bool dead;         /* out of the map; freed when requests is 0 */
+	uint64_t idle_since_ms; /* lingering since, clock_now_ms(); 0 = it has a connection */
+	uint32_t requests;      /* what holds a pointer to it */
+	bool opening;           /* `open` waits for its answer */
+	bool dead;              /* out of the map; freed when requests is 0 */
 	bool clean_start;
 	bool asked_again;         /* its claim was repeated after one that may have been stored */
 	struct subscription *sub; /* its own; NULL while opening */

@@ -1,5 +1,6 @@
 #include "node/delivery/session.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/delivery/delivery.h"
@@ -234,6 +235,14 @@ enum ending {
 };
 
 /* Out of memory; the connection, if there is one, has been told. */
+/* How much of its expiry has run while it lingered here. */
+static uint32_t idle_seconds(const struct session *s)
+{
+	uint64_t idle = s->idle_since_ms ? (clock_now_ms() - s->idle_since_ms) / 1000 : 0;
+
+	return idle < s->expiry_s ? (uint32_t)idle : s->expiry_s;
+}
+
 static void session_end(struct session *s, enum ending how)
 {
 	struct dispatch *d = s->space->dispatch;
@@ -251,7 +260,7 @@ static void session_end(struct session *s, enum ending how)
 		leave_shares(s);
 		subscription_park(sub, s);
 		if (how != END_ROW_LEFT)
-			closing_start(sub, how == END_ROW_DELETED, s->expiry_s);
+			closing_start(sub, how == END_ROW_DELETED, s->expiry_s, idle_seconds(s));
 		subscription_kill(sub); /* it holds a request of ours until it is freed */
 		s->sub = NULL;
 	}
@@ -348,6 +357,7 @@ static void session_idle(struct session *s)
 		session_end(s, END_ROW_DELETED);
 		return;
 	}
+	s->idle_since_ms = clock_now_ms();
 	dispatch_after(d, ms < d->settings.linger_ms ? (uint32_t)ms : d->settings.linger_ms,
 	               linger_end, s);
 }
@@ -453,7 +463,7 @@ static void open_taken(struct session *s, struct bus_claim *req)
 		struct subscription *old = s->sub;
 
 		s->sub = NULL;
-		closing_start(old, true, 0);
+		closing_start(old, true, 0, 0);
 		subscription_kill(old);
 		make_subscription(s);
 	} else if (!fresh) {
@@ -541,6 +551,7 @@ static void reopen(struct session *s, const struct session_open *req)
 	struct dispatch *d = s->space->dispatch;
 
 	dispatch_forget(d, s); /* it does not linger any more */
+	s->idle_since_ms = 0;
 	if (s->expiry_s != req->expiry_s) {
 		s->expiry_s = req->expiry_s;
 		session_store(s);

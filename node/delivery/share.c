@@ -166,6 +166,6 @@ void share_leave(struct subscription *share, struct session *s)
 		return;
 	wake_waiting(share); /* whoever waits for it is leaving too */
 	map_del(&share->space->shares, share->name, strlen(share->name));
-	closing_start(share, share->expiry_s == 0, share->expiry_s);
+	closing_start(share, share->expiry_s == 0, share->expiry_s, 0);
 	subscription_kill(share);
 }
