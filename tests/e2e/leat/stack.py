@@ -1,4 +1,4 @@
-"""Private servers: a MariaDB through sql/dev-server, Leat nodes, tenants with keys. Everything lives
+"""Private servers: a database through sql/dev-server, Leat nodes, tenants with keys. Everything lives
 in a directory of its own and on free loopback ports; what is started here is ended here, by pid.
 
 LEAT_BIN names the binary under test (default build/leat), so that sanitizer builds run the same
@@ -21,6 +21,7 @@ from .token import Signer
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
 LEAT = os.path.abspath(os.environ.get("LEAT_BIN", os.path.join(ROOT, "build", "leat")))
 DEV_SERVER = os.path.join(ROOT, "sql", "dev-server")
+ENGINE = os.environ.get("LEAT_ENGINE", "mariadb")  # or mysql, galera
 SLOW = float(os.environ.get("LEAT_TEST_SLOW", "1"))  # stretches waits, for sanitizer builds
 BAD_LOG = re.compile(r"(Address|Leak|Thread|Memory|UndefinedBehavior)Sanitizer|runtime error: "
                      r"|[Aa]ssertion .* failed|stack smashing|level=fatal")
@@ -63,20 +64,20 @@ def parse_dsn(dsn):
 
 
 class Database:
-    """A private MariaDB in a directory."""
+    """A private database server of ENGINE in a directory; of Galera, the first member is used."""
 
     def __init__(self, directory):
         self.dir, self.env = directory, {}
-        self._run("start")
+        self._run("start", ENGINE)
         with open(os.path.join(directory, "admin-dsn")) as f:
-            self.admin_dsn = f.read().strip()
+            self.admin_dsn = f.readline().strip()
         with open(os.path.join(directory, "dsn")) as f:
-            self.dsn = f.read().strip()
+            self.dsn = f.readline().strip()
         self.schemas = 0
 
-    def _run(self, verb):
-        subprocess.run([DEV_SERVER, verb, self.dir], check=True, stdout=subprocess.DEVNULL, timeout=120,
-                       env={**os.environ, **self.env})
+    def _run(self, verb, *more):
+        subprocess.run([DEV_SERVER, verb, self.dir, *more], check=True, stdout=subprocess.DEVNULL,
+                       timeout=120, env={**os.environ, **self.env})
 
     def stop(self):
         self._run("stop")
