@@ -108,8 +108,21 @@ INTEGRATIONS := $(patsubst tests/%.c,$(B)/%,$(wildcard tests/integration/test_*.
                   tests/integration/*/test_*.c))
 PYTEST       := $(PYTHON) -m pytest -p no:cacheprovider -n 2 --dist loadfile tests/e2e
 
+# The database of the integration and end-to-end tests: mariadb, mysql (MYSQL_ROOT: where Debian sid
+# with it is, made at first use) or galera.
+ENGINE ?= mariadb
+export LEAT_ENGINE := $(ENGINE)
+
+.PHONY: test-mysql
+test-mysql: ## the same as `make test`, on MySQL
+	@$(MAKE) --no-print-directory test ENGINE=mysql
+
+.PHONY: test-galera
+test-galera: ## the same on a Galera of three members
+	@$(MAKE) --no-print-directory test ENGINE=galera
+
 .PHONY: test
-test: deps-test ## unit, integration and end-to-end tests
+test: deps-test deps-$(ENGINE) ## unit, integration and end-to-end tests
 	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) all $(UNITS) $(INTEGRATIONS)
 	@$(MAKE) --no-print-directory unit integration
 	@$(MAKE) --no-print-directory e2e
@@ -120,13 +133,13 @@ unit: $(UNITS) ## the unit tests alone
 	@tests/run-cmocka unit $(UNITS)
 
 .PHONY: integration
-integration: $(INTEGRATIONS) ## C tests beside private database servers
-	@RUN_WITH=tests/integration/with-server tests/run-cmocka integration $(INTEGRATIONS)
+integration: deps-$(ENGINE) $(INTEGRATIONS) ## C tests beside private database servers
+	@TEST_SECONDS=$(if $(filter galera,$(ENGINE)),300,120) RUN_WITH=tests/integration/with-server tests/run-cmocka integration $(INTEGRATIONS)
 
 # E2E_MARKS chooses by marker, PYTEST_ARGS adds to the command line: PYTEST_ARGS="-k share"
 E2E_MARKS ?= not kill and not slow
 .PHONY: e2e
-e2e: deps-test $(B)/leat ## end-to-end tests with real clients and servers
+e2e: deps-test deps-$(ENGINE) $(B)/leat ## end-to-end tests with real clients and servers
 	@LEAT_BIN=$(abspath $(B)/leat) NODE_PATH=/usr/share/nodejs $(PYTEST) -m "$(E2E_MARKS)" \
 	  $(PYTEST_ARGS)
 

@@ -255,19 +255,20 @@ static enum sql_outcome set_session(struct sql_conn *c)
 	return sql_text(c, text, (size_t)n, NULL, SQL_TEXT_PLAIN);
 }
 
-int sql_conn_open(struct sql_conn *c, struct err *e)
+int sql_conn_open_at(struct sql_conn *c, unsigned host, struct err *e)
 {
 	const struct dsn *d = &c->dsn;
-	const char *host = d->host;
+	const struct dsn_host *at = &d->hosts[host];
+	const char *name = at->name;
 	unsigned long flags = CLIENT_FOUND_ROWS | CLIENT_MULTI_STATEMENTS | CLIENT_MULTI_RESULTS;
 
 	sql_conn_close(c);
 	c->poisoned = false;
 	c->my = make_handle(c);
 	if (d->socket)
-		host = NULL; /* with a host that is not "localhost" MariaDB's connector prefers TCP
+		name = NULL; /* with a host that is not "localhost" MariaDB's connector prefers TCP
 		              */
-	if (!mysql_real_connect(c->my, host, d->user, d->password, d->schema, d->port, d->socket,
+	if (!mysql_real_connect(c->my, name, d->user, d->password, d->schema, at->port, d->socket,
 	                        flags)) {
 		conn_failed_query(c, "connect", false);
 		sql_conn_close(c);
@@ -278,7 +279,7 @@ int sql_conn_open(struct sql_conn *c, struct err *e)
 		sql_conn_close(c);
 		return err_set(e, 0, "connect: the connection is not encrypted");
 	}
-	if (set_session(c) != SQL_OK || server_read(c, e)) {
+	if (set_session(c) != SQL_OK || server_read(c) != SQL_OK) {
 		err_set(e, (int)c->error_no, "%s", c->error);
 		sql_conn_close(c);
 		c->poisoned = false;
@@ -286,4 +287,12 @@ int sql_conn_open(struct sql_conn *c, struct err *e)
 	}
 	sql_rollback(c);
 	return 0;
+}
+
+int sql_conn_open(struct sql_conn *c, struct err *e)
+{
+	for (unsigned i = 0; i < c->dsn.host_count; i++)
+		if (sql_conn_open_at(c, i, e) == 0)
+			return 0;
+	return -1;
 }

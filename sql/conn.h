@@ -151,7 +151,11 @@ struct sql_limits {
 struct sql_conn *sql_conn_new(const struct dsn *dsn, const struct sql_limits *limits);
 void sql_conn_free(struct sql_conn *c); /* an open transaction is rolled back; NULL does nothing */
 
-int sql_conn_open(struct sql_conn *c, struct err *e); /* also after a loss; closes what was open */
+/* Also after a loss; closes what was open. sql_conn_open() tries the DSN's hosts in their order,
+ * sql_conn_open_at() that one alone (below dsn.host_count). A Galera member that is not ready
+ * counts as one that does not answer. */
+int sql_conn_open(struct sql_conn *c, struct err *e);
+int sql_conn_open_at(struct sql_conn *c, unsigned host, struct err *e);
 void sql_conn_close(struct sql_conn *c);
 bool sql_conn_is_open(const struct sql_conn *c); /* false once a call found the connection lost */
 bool sql_conn_in_tx(const struct sql_conn *c);
@@ -174,7 +178,7 @@ struct sql_server {
 	bool log_bin;
 	uint64_t sync_binlog;
 	bool read_only;
-	bool galera; /* wsrep_on */
+	bool galera; /* wsrep_on: the session then reads what any member has committed before */
 };
 
 const struct sql_server *sql_conn_server(const struct sql_conn *c);

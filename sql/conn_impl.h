@@ -53,6 +53,7 @@ enum sql_outcome conn_refused(struct sql_conn *c, const char *what, const char *
 void exec_forget(struct sql_conn *c);  /* the connection is closed: drop its prepared statements */
 void exec_release(struct sql_conn *c); /* and the memory they were run with */
 
-int server_read(struct sql_conn *c, struct err *e); /* fills in c->server */
+/* Fills in c->server and sets what a session wants of such a server; not OK: it is of no use. */
+enum sql_outcome server_read(struct sql_conn *c);
 
 #endif

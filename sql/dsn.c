@@ -33,7 +33,8 @@ void dsn_release(struct dsn *d)
 	wipe(d->password);
 	free(d->user);
 	free(d->password);
-	free(d->host);
+	for (unsigned i = 0; i < d->host_count; i++)
+		free(d->hosts[i].name);
 	free(d->schema);
 	free(d->socket);
 	free(d->ssl_ca);
@@ -106,7 +107,7 @@ static struct slice cut(const char **rest, const char *stops)
 	return s;
 }
 
-static int parse_port(struct dsn *d, struct slice s, struct err *e)
+static int parse_port(struct dsn_host *h, struct slice s, struct err *e)
 {
 	unsigned long v = 0;
 
@@ -118,29 +119,47 @@ static int parse_port(struct dsn *d, struct slice s, struct err *e)
 	}
 	if (v == 0 || v > 65535)
 		return err_set(e, 0, "dsn: the port must be a number from 1 to 65535");
-	d->port = (uint16_t)v;
+	h->port = (uint16_t)v;
 	return 0;
 }
 
 static int parse_host(struct dsn *d, struct slice s, struct err *e)
 {
 	const char *end = s.p + s.n, *colon;
+	struct dsn_host *h = &d->hosts[d->host_count];
 
+	if (d->host_count == DSN_HOSTS_MAX)
+		return err_set(e, 0, "dsn: more than %d hosts", DSN_HOSTS_MAX);
+	d->host_count++;
 	if (s.n && s.p[0] == '[') {
 		const char *close = memchr(s.p, ']', s.n);
 
 		if (!close || (close + 1 != end && close[1] != ':'))
 			return err_set(e, 0, "dsn: write an IPv6 host as [address]:port");
-		if (take_part(&d->host, slice(s.p + 1, (size_t)(close - s.p) - 1), "host", e))
+		if (take_part(&h->name, slice(s.p + 1, (size_t)(close - s.p) - 1), "host", e))
 			return -1;
 		colon = close + 1 == end ? NULL : close + 1;
 	} else {
 		colon = memchr(s.p, ':', s.n);
-		if (take_part(&d->host, slice(s.p, colon ? (size_t)(colon - s.p) : s.n), "host", e))
+		if (take_part(&h->name, slice(s.p, colon ? (size_t)(colon - s.p) : s.n), "host", e))
 			return -1;
 	}
-	d->port = 3306;
-	return colon ? parse_port(d, slice(colon + 1, (size_t)(end - colon) - 1), e) : 0;
+	h->port = 3306;
+	return colon ? parse_port(h, slice(colon + 1, (size_t)(end - colon) - 1), e) : 0;
+}
+
+static int parse_hosts(struct dsn *d, struct slice s, struct err *e)
+{
+	for (;;) {
+		const char *comma = memchr(s.p, ',', s.n);
+		size_t n = comma ? (size_t)(comma - s.p) : s.n;
+
+		if (parse_host(d, slice(s.p, n), e))
+			return -1;
+		if (!comma)
+			return 0;
+		s = slice(comma + 1, s.n - n - 1);
+	}
 }
 
 static int parse_authority(struct dsn *d, struct slice s, struct err *e)
@@ -162,7 +181,7 @@ static int parse_authority(struct dsn *d, struct slice s, struct err *e)
 	if (colon &&
 	    take_part(&d->password, slice(colon + 1, (size_t)(at - colon) - 1), "password", e))
 		return -1;
-	return parse_host(d, slice(at + 1, (size_t)(end - at) - 1), e);
+	return parse_hosts(d, slice(at + 1, (size_t)(end - at) - 1), e);
 }
 
 static int parse_option(struct dsn *d, struct slice s, struct err *e)
@@ -188,8 +207,11 @@ static int parse_option(struct dsn *d, struct slice s, struct err *e)
 /* What each part allows of the others. */
 static int check(const struct dsn *d, struct err *e)
 {
-	if (!*d->host && !d->socket)
-		return err_set(e, 0, "dsn: neither a host nor a socket");
+	for (unsigned i = 0; i < d->host_count; i++)
+		if (!*d->hosts[i].name && (!d->socket || d->host_count > 1))
+			return err_set(e, 0,
+			               d->host_count > 1 ? "dsn: a host in the list is empty"
+			                                 : "dsn: neither a host nor a socket");
 	if (!*d->schema)
 		return err_set(e, 0,
 		               "dsn: no schema: mysql://USER[:PASSWORD]@HOST[:PORT]/SCHEMA[?…]");
@@ -199,6 +221,9 @@ static int check(const struct dsn *d, struct err *e)
 		return err_set(e, 0, "dsn: ssl-cert and ssl-key go together, and need ssl-ca");
 	if (d->socket && d->ssl_ca)
 		return err_set(e, 0, "dsn: a socket has no TLS: leave out socket or ssl-ca");
+	if (d->socket && d->host_count > 1)
+		return err_set(e, 0,
+		               "dsn: a socket is one server: leave out socket or the other hosts");
 	return 0;
 }
 
@@ -279,23 +304,27 @@ void dsn_copy(struct dsn *to, const struct dsn *from)
 	*to = (struct dsn){
 	        .user = copy(from->user),
 	        .password = copy(from->password),
-	        .host = copy(from->host),
+	        .host_count = from->host_count,
 	        .schema = copy(from->schema),
 	        .socket = copy(from->socket),
 	        .ssl_ca = copy(from->ssl_ca),
 	        .ssl_cert = copy(from->ssl_cert),
 	        .ssl_key = copy(from->ssl_key),
 	        .password_file = copy(from->password_file),
-	        .port = from->port,
 	};
+	for (unsigned i = 0; i < from->host_count; i++)
+		to->hosts[i] = (struct dsn_host){copy(from->hosts[i].name), from->hosts[i].port};
 }
 
 const char *dsn_describe(const struct dsn *d, char out[DSN_DESCRIBE_MAX])
 {
-	if (d->socket)
-		snprintf(out, DSN_DESCRIBE_MAX, "%s@%s/%s", d->user, d->socket, d->schema);
-	else
-		snprintf(out, DSN_DESCRIBE_MAX, "%s@%s:%u/%s", d->user, d->host, d->port,
-		         d->schema);
+	char hosts[DSN_DESCRIBE_MAX / 2] = "";
+	size_t n = 0;
+
+	for (unsigned i = 0; i < d->host_count && n < sizeof hosts; i++)
+		n += (size_t)snprintf(hosts + n, sizeof hosts - n, "%s%s:%u", i ? "," : "",
+		                      d->hosts[i].name, d->hosts[i].port);
+	snprintf(out, DSN_DESCRIBE_MAX, "%s@%s/%s", d->user, d->socket ? d->socket : hosts,
+	         d->schema);
 	return out;
 }

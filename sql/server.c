@@ -67,18 +67,40 @@ static int on_variable(void *arg, const struct sql_cell *cells, unsigned n)
 	return 0;
 }
 
-int server_read(struct sql_conn *c, struct err *e)
+static int on_ready(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	(void)n;
+	*(bool *)arg = slice_eq(cells[1].bytes, slice_str("ON"));
+	return 0;
+}
+
+/* Reads wait until this member has applied what any had committed when they began: a claim must see
+ * the last owner's work. A member cut off from the majority still lets clients in. */
+static enum sql_outcome join_galera(struct sql_conn *c)
+{
+	static const char text[] =
+	        "SET SESSION wsrep_sync_wait=1;SHOW GLOBAL STATUS LIKE 'wsrep_ready'";
+	bool ready = false;
+	struct sql_text_sink sink = {.on_row = on_ready, .arg = &ready};
+	enum sql_outcome o = sql_text(c, text, sizeof text - 1, &sink, SQL_TEXT_PLAIN);
+
+	if (o == SQL_OK && !ready)
+		return conn_refused(c, "connect", "this Galera member is not ready");
+	return o;
+}
+
+enum sql_outcome server_read(struct sql_conn *c)
 {
 	static const char text[] =
 	        "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version','max_allowed_packet',"
 	        "'innodb_flush_log_at_trx_commit','log_bin','sync_binlog','wsrep_on','read_only',"
 	        "'innodb_read_only')";
 	struct sql_text_sink sink = {.on_row = on_variable, .arg = &c->server};
+	enum sql_outcome o;
 
 	c->server = (struct sql_server){0};
-	if (sql_text(c, text, sizeof text - 1, &sink, SQL_TEXT_PLAIN) != SQL_OK)
-		return err_set(e, (int)c->error_no, "%s", c->error);
-	return 0;
+	o = sql_text(c, text, sizeof text - 1, &sink, SQL_TEXT_PLAIN);
+	return o == SQL_OK && c->server.galera ? join_galera(c) : o;
 }
 
 const struct sql_server *sql_conn_server(const struct sql_conn *c)

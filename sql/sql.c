@@ -74,6 +74,8 @@ struct sql {
 	struct sql_settings settings;
 	struct lane lanes[SQL_LANE_COUNT];
 
+	pthread_mutex_t member_mtx; /* held while a lane comes up at a member, or all leave it */
+	uint64_t member;            /* guarded; modulo the DSN's hosts, the one in use */
 	atomic_uint_fast64_t generation;
 	atomic_uint_fast64_t max_packet;
 	atomic_bool galera;
@@ -159,17 +161,16 @@ bool sql_is_up(const struct sql *s)
 	return true;
 }
 
-/* A connection made in w's generation is gone. If that generation is already over, its end was told
- * when another worker lost its own. */
-static void worker_lost(struct worker *w)
+/* The connections of this generation are of no more use. If it is already over, its end was told by
+ * another worker. */
+static void worker_end_generation(struct worker *w, uint_fast64_t generation)
 {
 	struct sql *s = w->sql;
-	uint_fast64_t now = w->conn_generation;
 
-	if (!atomic_compare_exchange_strong(&s->generation, &now, now + 1))
+	if (!atomic_compare_exchange_strong(&s->generation, &generation, generation + 1))
 		return;
 	log_warn("sql", "lane=%s generation=%" PRIu64 " connection lost, error=%s", w->lane->name,
-	         (uint64_t)now + 1, log_quote_str(sql_error(w->conn)));
+	         (uint64_t)generation + 1, log_quote_str(sql_error(w->conn)));
 	for (int i = 0; i < SQL_LANE_COUNT;
 	     i++) { /* idle ones reconnect now, not at their next ping */
 		pthread_mutex_lock(&s->lanes[i].mtx);
@@ -237,10 +238,15 @@ static bool worker_back_off(struct worker *w)
 	return !stop;
 }
 
-/* A server that a failover led to must be as durable as the first one was. */
-static int worker_open(struct worker *w, struct err *e)
+static void worker_lost(struct worker *w)
 {
-	if (sql_conn_open(w->conn, e))
+	worker_end_generation(w, w->conn_generation);
+}
+
+/* A server that a failover led to must be as durable as the first one was. */
+static int worker_open(struct worker *w, uint64_t member, struct err *e)
+{
+	if (sql_conn_open_at(w->conn, (unsigned)(member % w->sql->dsn.host_count), e))
 		return -1;
 	if (sql_check_durable(sql_conn_server(w->conn), w->sql->settings.accept_data_loss, e) == 0)
 		return 0;
@@ -269,25 +275,77 @@ static void raise_to(atomic_uint_fast64_t *v, uint_fast64_t to)
 		;
 }
 
+/* The one place that decides which member all use. Nobody gets to it any more, or not everybody:
+ * the next one is tried, and lanes that are up at this one leave it. */
+static void worker_leave_member(struct worker *w, uint64_t member)
+{
+	struct sql *s = w->sql;
+	const struct dsn_host *next = NULL;
+	uint64_t was_up = 0; /* generation of the lanes that are */
+
+	pthread_mutex_lock(&s->member_mtx);
+	if (s->dsn.host_count > 1 && s->member == member) {
+		next = &s->dsn.hosts[++s->member % s->dsn.host_count];
+		for (int i = 0; i < SQL_LANE_COUNT; i++)
+			if (lane_is_up(s, &s->lanes[i]))
+				was_up = sql_generation(s);
+	}
+	pthread_mutex_unlock(&s->member_mtx);
+	if (was_up)
+		worker_end_generation(w, was_up);
+	if (next)
+		log_info("sql", "host=%s port=%u trying the next server", log_quote_str(next->name),
+		         next->port);
+}
+
+/* false: the others have left this member meanwhile. */
+static bool worker_come_up(struct worker *w, uint64_t member, uint64_t generation)
+{
+	struct sql *s = w->sql;
+	bool same;
+
+	pthread_mutex_lock(&s->member_mtx);
+	same = s->member == member;
+	if (same) {
+		w->conn_generation = generation;
+		raise_to(&w->lane->up_generation, generation);
+	}
+	pthread_mutex_unlock(&s->member_mtx);
+	return same;
+}
+
+static uint64_t member_in_use(struct sql *s)
+{
+	uint64_t member;
+
+	pthread_mutex_lock(&s->member_mtx);
+	member = s->member;
+	pthread_mutex_unlock(&s->member_mtx);
+	return member;
+}
+
 static bool worker_connect(struct worker *w)
 {
 	struct sql *s = w->sql;
 	struct lane *l = w->lane;
-	uint64_t generation = sql_generation(s);
+	uint64_t generation = sql_generation(s), member = member_in_use(s);
 	struct err e;
 
 	pthread_mutex_lock(&l->mtx);
 	fail_stale(s, l);
 	pthread_mutex_unlock(&l->mtx);
-	if (worker_open(w, &e)) {
+	if (worker_open(w, member, &e)) {
 		log_attempt(w, &e);
+		worker_leave_member(w, member);
+		return false;
+	}
+	if (!worker_come_up(w, member, generation)) {
+		sql_conn_close(w->conn);
 		return false;
 	}
 	w->attempts = 0;
-	w->conn_generation = generation;
 	atomic_store(&s->max_packet, sql_conn_server(w->conn)->max_packet);
 	atomic_store(&s->galera, sql_conn_server(w->conn)->galera);
-	raise_to(&l->up_generation, generation);
 	log_debug("sql", "lane=%s generation=%" PRIu64 " connected", l->name, generation);
 	wake_loop(s);
 	return true;
@@ -545,6 +603,7 @@ struct sql *sql_new(struct event_base *base, const struct dsn *dsn,
 	s->settings = *settings;
 	s->told_generation = 1;
 	atomic_store(&s->generation, 1);
+	pthread_mutex_init(&s->member_mtx, NULL);
 	for (int i = 0; i < SQL_LANE_COUNT; i++)
 		lane_init(&s->lanes[i], lane_table[i].name);
 	s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -581,6 +640,7 @@ void sql_free(struct sql *s)
 		pthread_mutex_destroy(&s->lanes[i].mtx);
 		pthread_cond_destroy(&s->lanes[i].cond);
 	}
+	pthread_mutex_destroy(&s->member_mtx);
 	dsn_release(&s->dsn);
 	free(s);
 }

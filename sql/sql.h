@@ -7,6 +7,9 @@
  * successful sql_submit() until done() is called, and carries ids, not pointers into loop data. A
  * transaction left open by work() is rolled back.
  *
+ * Members: of several hosts in the DSN the whole pool uses one. When a connection to it cannot be
+ * made, all lanes go on to the next; the last is followed by the first.
+ *
  * Generations: losing any connection, noticed on any thread, starts a new generation. Every lane
  * then opens a fresh connection before its next job, and a job submitted in an older generation
  * does not run: it completes with SQL_RETRY. While a lane is down, submitted jobs complete with

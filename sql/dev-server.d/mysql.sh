@@ -42,5 +42,6 @@ mysql_accounts() {
 }
 
 mysql_args() {
-	ARGS+=("${MYSQL_BASE[@]}" --innodb-redo-log-capacity=128M --mysqlx=0)
+	ARGS+=("${MYSQL_BASE[@]}" --secure-file-priv=NULL --innodb-redo-log-capacity=128M
+		--mysqlx=0)
 }

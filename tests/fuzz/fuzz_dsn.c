@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (dsn_parse(&d, text, &e) == 0) {
 		dsn_copy(&copy, &d);
 		dsn_describe(&copy, out);
-		if (!*d.user || !*d.schema || d.port == 0)
+		if (!*d.user || !*d.schema || d.host_count == 0 || d.hosts[0].port == 0)
 			abort();
 		dsn_release(&copy);
 		dsn_release(&d);

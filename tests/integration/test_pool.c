@@ -144,6 +144,43 @@ static void as_root(const char *text)
 	sql_conn_free(c);
 }
 
+struct ids {
+	uint64_t id[16];
+	unsigned n;
+};
+
+static int on_id(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	struct ids *ids = arg;
+
+	(void)n;
+	ids->id[ids->n++] = cells[0].u;
+	return ids->n == sizeof ids->id / sizeof ids->id[0];
+}
+
+/* Ends the server's connections that `which` selects, at least one. */
+static void kill_connections(const char *which)
+{
+	struct sql_limits limits = SQL_LIMITS_DEFAULT;
+	struct sql_conn *c = sql_conn_new(&admin_dsn, &limits);
+	struct ids ids = {0};
+	struct sql_text_sink sink = {.on_row = on_id, .arg = &ids};
+	char text[256];
+	struct err e;
+	int n = snprintf(text, sizeof text,
+	                 "SELECT id FROM information_schema.processlist WHERE %s", which);
+
+	if (sql_conn_open(c, &e) || sql_text(c, text, (size_t)n, &sink, SQL_TEXT_PLAIN) != SQL_OK ||
+	    !ids.n)
+		fatal("nobody to kill: %s", sql_error(c));
+	for (unsigned i = 0; i < ids.n; i++) {
+		n = snprintf(text, sizeof text, "KILL %llu", (unsigned long long)ids.id[i]);
+		/* one that has ended by itself meanwhile is no error */
+		sql_text(c, text, (size_t)n, NULL, SQL_TEXT_PLAIN);
+	}
+	sql_conn_free(c);
+}
+
 static void test_every_lane_runs_jobs(void **state)
 {
 	struct pool p;
@@ -220,10 +257,8 @@ static void test_lost_connection_starts_a_generation(void **state)
 		;
 	assert_int_equal(submit(&p, SQL_LANE_ADMIN, &old, SQL_THIS_GENERATION), 0);
 	assert_int_equal(submit(&p, SQL_LANE_ADMIN, &any, SQL_ANY_GENERATION), 0);
-	as_root("BEGIN NOT ATOMIC DECLARE v BIGINT; DO SLEEP(0.2);"
-	        " SELECT id INTO v FROM information_schema.processlist WHERE info LIKE 'SELECT "
-	        "SLEEP%';"
-	        " KILL v; END");
+	usleep(200000);
+	kill_connections("info LIKE 'SELECT SLEEP%'");
 	run_until(&p, &p.ups, 2);
 	run_until(&p, &any.dones, 1);
 	assert_int_equal(p.downs, 1);
@@ -248,7 +283,7 @@ static void test_idle_pool_notices_a_loss(void **state)
 
 	(void)state;
 	pool_open(&p, 16);
-	as_root("KILL USER leat");
+	kill_connections("user='leat'");
 	run_until(&p, &p.downs, 1);
 	run_until(&p, &p.ups, 2);
 	assert_int_equal(p.generation, 2); /* one loss, however many connections it took */
@@ -293,6 +328,36 @@ static void test_crashed_server(void **state)
 	run_job(&p, SQL_LANE_WRITER0, &after);
 	assert_int_equal(after.outcome, SQL_OK);
 	pool_close(&p);
+}
+
+/* ---- several hosts --------------------------------------------------------------------------- */
+
+/* The plain server behind a port that nobody listens on, and once more: the pool finds it, and
+ * finds it again each time it was away. */
+static void test_next_host_is_tried(void **state)
+{
+	struct dsn one = dsn;
+	struct pool p;
+	struct job j = {.text = "SELECT 1"}, after = {.text = "SELECT 1"};
+
+	(void)state;
+	dsn.hosts[0] = (struct dsn_host){(char *)"127.0.0.1", 1};
+	dsn.hosts[1] = one.hosts[0];
+	dsn.hosts[2] = (struct dsn_host){(char *)"127.0.0.1", 2};
+	dsn.host_count = 3;
+	dsn.socket = NULL;
+	pool_open(&p, 16);
+	run_job(&p, SQL_LANE_READ, &j);
+	assert_int_equal(j.outcome, SQL_OK);
+	assert_int_equal(p.generation, 1); /* going on to the next lost nothing */
+	dev_server("crash");
+	run_until(&p, &p.downs, 1);
+	dev_server("resume");
+	run_until(&p, &p.ups, 2);
+	run_job(&p, SQL_LANE_READ, &after);
+	assert_int_equal(after.outcome, SQL_OK);
+	pool_close(&p);
+	dsn = one;
 }
 
 /* Running, waiting, failed at once, in flight on every lane: each job's done() is called once. */
@@ -370,6 +435,7 @@ int main(void)
 	        cmocka_unit_test(test_idle_pool_notices_a_loss),
 	        cmocka_unit_test(test_idle_connections_outlive_their_time_out),
 	        cmocka_unit_test(test_crashed_server),
+	        cmocka_unit_test(test_next_host_is_tried),
 	        cmocka_unit_test(test_every_job_is_done_once_at_shutdown),
 	        cmocka_unit_test(test_shutdown_while_the_server_is_away),
 	};

@@ -58,8 +58,9 @@ def leat(*args, stdin=None, check=True, timeout=30, env=None):
 def parse_dsn(dsn):
     u = urllib.parse.urlsplit(dsn)
     query = dict(urllib.parse.parse_qsl(u.query))
+    host, _, port = u.netloc.rpartition("@")[2].partition(",")[0].partition(":")
     return {"user": urllib.parse.unquote(u.username), "password": urllib.parse.unquote(u.password),
-            "host": u.hostname, "port": u.port, "database": u.path.lstrip("/"),
+            "host": host, "port": int(port), "database": u.path.lstrip("/"),
             "unix_socket": query.get("socket")}
 
 
@@ -72,21 +73,30 @@ class Database:
         with open(os.path.join(directory, "admin-dsn")) as f:
             self.admin_dsn = f.readline().strip()
         with open(os.path.join(directory, "dsn")) as f:
-            self.dsn = f.readline().strip()
+            self.member_dsns = f.read().split()
+        self.dsn = self.member_dsns[0]
         self.schemas = 0
 
     def _run(self, verb, *more):
         subprocess.run([DEV_SERVER, verb, self.dir, *more], check=True, stdout=subprocess.DEVNULL,
                        timeout=120, env={**os.environ, **self.env})
 
-    def stop(self):
-        self._run("stop")
+    @property
+    def any_dsn(self):
+        """Of Galera: the DSN that names all members."""
+        with open(os.path.join(self.dir, "dsn-any")) as f:
+            return f.read().strip()
 
-    def crash(self):
-        self._run("crash")
+    # member: 1, 2 or 3 of Galera; none means the server, or all members.
 
-    def resume(self):
-        self._run("resume")
+    def stop(self, member=None):
+        self._run("stop", *[str(member)] * (member is not None))
+
+    def crash(self, member=None):
+        self._run("crash", *[str(member)] * (member is not None))
+
+    def resume(self, member=None):
+        self._run("resume", *[str(member)] * (member is not None))
 
     def connect(self, schema=None, **kw):
         """A connection of the server's administrator, in autocommit."""

@@ -23,8 +23,8 @@ static void test_dsn_all_parts(void **state)
 	        0);
 	assert_string_equal(d.user, "le@at");
 	assert_string_equal(d.password, "p:w/d%");
-	assert_string_equal(d.host, "db.example");
-	assert_int_equal(d.port, 3307);
+	assert_string_equal(d.hosts[0].name, "db.example");
+	assert_int_equal(d.hosts[0].port, 3307);
 	assert_string_equal(d.schema, "bus");
 	assert_string_equal(d.ssl_ca, "/a b/ca.pem");
 	assert_string_equal(d.ssl_cert, "c.pem");
@@ -40,7 +40,7 @@ static void test_dsn_defaults(void **state)
 
 	(void)state;
 	assert_int_equal(dsn_parse(&d, "mysql://u@h/s", &e), 0);
-	assert_int_equal(d.port, 3306);
+	assert_int_equal(d.hosts[0].port, 3306);
 	assert_null(d.password);
 	assert_null(d.ssl_ca);
 	dsn_release(&d);
@@ -53,13 +53,34 @@ static void test_dsn_ipv6(void **state)
 
 	(void)state;
 	assert_int_equal(dsn_parse(&d, "mysql://u:p@[::1]:3310/s", &e), 0);
-	assert_string_equal(d.host, "::1");
-	assert_int_equal(d.port, 3310);
+	assert_string_equal(d.hosts[0].name, "::1");
+	assert_int_equal(d.hosts[0].port, 3310);
 	dsn_release(&d);
 	assert_int_equal(dsn_parse(&d, "mysql://u:p@[fe80::1]/s", &e), 0);
-	assert_string_equal(d.host, "fe80::1");
-	assert_int_equal(d.port, 3306);
+	assert_string_equal(d.hosts[0].name, "fe80::1");
+	assert_int_equal(d.hosts[0].port, 3306);
 	dsn_release(&d);
+}
+
+static void test_dsn_several_hosts(void **state)
+{
+	char out[DSN_DESCRIBE_MAX];
+	struct dsn d, copy;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(dsn_parse(&d, "mysql://u:p@a:1,[::1]:2,c/s?ssl-ca=x", &e), 0);
+	dsn_copy(&copy, &d);
+	dsn_release(&d);
+	assert_int_equal(copy.host_count, 3);
+	assert_string_equal(copy.hosts[0].name, "a");
+	assert_int_equal(copy.hosts[0].port, 1);
+	assert_string_equal(copy.hosts[1].name, "::1");
+	assert_int_equal(copy.hosts[1].port, 2);
+	assert_string_equal(copy.hosts[2].name, "c");
+	assert_int_equal(copy.hosts[2].port, 3306);
+	assert_string_equal(dsn_describe(&copy, out), "u@a:1,::1:2,c:3306/s");
+	dsn_release(&copy);
 }
 
 static void test_dsn_socket_needs_no_host(void **state)
@@ -70,7 +91,7 @@ static void test_dsn_socket_needs_no_host(void **state)
 	(void)state;
 	assert_int_equal(dsn_parse(&d, "mysql://u:p@/s?socket=/run/db", &e), 0);
 	assert_string_equal(d.socket, "/run/db");
-	assert_string_equal(d.host, "");
+	assert_string_equal(d.hosts[0].name, "");
 	dsn_release(&d);
 }
 
@@ -85,8 +106,8 @@ static void test_dsn_copy_is_whole(void **state)
 	dsn_release(&d);
 	assert_string_equal(copy.user, "u");
 	assert_string_equal(copy.password, "p");
-	assert_string_equal(copy.host, "h");
-	assert_int_equal(copy.port, 1);
+	assert_string_equal(copy.hosts[0].name, "h");
+	assert_int_equal(copy.hosts[0].port, 1);
 	assert_string_equal(copy.schema, "s");
 	assert_string_equal(copy.ssl_ca, "a");
 	assert_string_equal(copy.ssl_cert, "b");
@@ -107,6 +128,11 @@ static void test_dsn_refused(void **state)
 	        {"mysql://u:SECRET@h", "no schema"},
 	        {"mysql://u:SECRET@h/", "no schema"},
 	        {"mysql://u:SECRET@/s", "neither a host nor a socket"},
+	        {"mysql://u:SECRET@a,/s", "a host in the list is empty"},
+	        {"mysql://u:SECRET@,a/s", "a host in the list is empty"},
+	        {"mysql://u:SECRET@a:1,b:0/s", "port"},
+	        {"mysql://u:SECRET@a,a,a,a,a,a,a,a,a/s", "more than 8 hosts"},
+	        {"mysql://u:SECRET@a,b/s?socket=/x", "a socket is one server"},
 	        {"mysql://u:SECRET@x@h/s", "more than one '@'"},
 	        {"mysql://u:SEC/RET@h/s", "no user"},
 	        {"mysql://u:SEC RET@h/s", "password holds"},
@@ -208,6 +234,7 @@ int main(void)
 	        cmocka_unit_test(test_dsn_all_parts),
 	        cmocka_unit_test(test_dsn_defaults),
 	        cmocka_unit_test(test_dsn_ipv6),
+	        cmocka_unit_test(test_dsn_several_hosts),
 	        cmocka_unit_test(test_dsn_socket_needs_no_host),
 	        cmocka_unit_test(test_dsn_copy_is_whole),
 	        cmocka_unit_test(test_dsn_refused),
