@@ -482,10 +482,10 @@ static int try_tls(const char *host, const char *ca_name, struct err *e)
 	int rc;
 
 	dsn_copy(&d, &tls_dsn);
-	free(d.host);
+	free(d.hosts[0].name);
 	free(d.ssl_ca);
 	snprintf(ca, sizeof ca, "%s/%s", getenv("LEAT_TEST_TLS_DIR"), ca_name);
-	d.host = xstrdup(host);
+	d.hosts[0].name = xstrdup(host);
 	d.ssl_ca = xstrdup(ca);
 	c = sql_conn_new(&d, &limits);
 	rc = sql_conn_open(c, e);
