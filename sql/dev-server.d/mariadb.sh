@@ -15,7 +15,7 @@ mariadb_init() { # through a link: the Debian script does not take a path with a
 	ln -s "$DIR" "$link/dir"
 	for try in 1 2 3; do # its bootstrap server fails now and then on a machine under load
 		rm -rf "$DIR/data"
-		mariadb-install-db --no-defaults --datadir="$link/dir/data" \
+		TMPDIR=$DIR/tmp mariadb-install-db --no-defaults --datadir="$link/dir/data" \
 			--auth-root-authentication-method=normal --skip-test-db --skip-name-resolve \
 			--innodb-log-file-size=64M ${USER_ARG[@]+"${USER_ARG[@]}"} \
 			>"$DIR/install.log.$try" 2>&1 && break

@@ -32,8 +32,8 @@ mysql_program() {
 }
 
 mysql_init() {
-	"${PROGRAM[@]}" --no-defaults --initialize-insecure --datadir="$DIR/data" "${MYSQL_BASE[@]}" \
-		${USER_ARG[@]+"${USER_ARG[@]}"} >"$DIR/install.log" 2>&1 ||
+	"${PROGRAM[@]}" --no-defaults --initialize-insecure --datadir="$DIR/data" --tmpdir="$DIR/tmp" \
+		"${MYSQL_BASE[@]}" ${USER_ARG[@]+"${USER_ARG[@]}"} >"$DIR/install.log" 2>&1 ||
 		die "the data directory cannot be made: see $DIR/install.log"
 }
 
