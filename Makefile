@@ -164,6 +164,10 @@ sim-bugs: ## the simulator proves itself: seeded bugs are caught within 20 seeds
 	  then echo "$$bug: NOT caught"; exit 1; fi; \
 	  echo "$$bug: caught, $$(grep -o 'seed [0-9]*: .*' <<<"$$out" | head -1)"; done
 
+.PHONY: model
+model: deps-model ## the protocol models: spin proves them, and finds every seeded error
+	@tests/model/run
+
 KILLS ?= 100
 
 .PHONY: kill-test
