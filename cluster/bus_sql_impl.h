@@ -26,6 +26,7 @@ struct bus_sql {
 	bool stopping;       /* stop() was called */
 	uint64_t due_ms;     /* next renewal */
 	uint64_t renewed_ms; /* when the last renewal that matched was submitted */
+	uint64_t looked_ms;  /* when the last look that counts had ended */
 	struct map others;   /* id -> struct other: sessions seen live */
 	void (*on_stopped)(void *arg);
 	void *stopped_arg;

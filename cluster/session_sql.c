@@ -210,6 +210,16 @@ static void note_sightings(struct bus_sql *b, const struct session_job *job)
 	}
 }
 
+/* A renewal that a suspicion brought forward is no look: six looks must take a whole TTL, or a
+ * session could be ended whose holder does not yet know that it must stop. */
+static void note_look(struct bus_sql *b, const struct session_job *job)
+{
+	if (b->looked_ms && job->submitted_ms - b->looked_ms < b->settings.ttl_ms / 6)
+		return;
+	b->looked_ms = clock_now_ms();
+	note_sightings(b, job);
+}
+
 /* ---- opening ------------------------------------------------------------------------------------
  */
 
@@ -357,12 +367,12 @@ static void done_renew(void *arg, enum sql_outcome outcome)
 	struct bus_sql *b = job->owner;
 
 	b->busy = false;
-	b->due_ms = clock_now_ms() + b->settings.ttl_ms / 6; /* from now: looks are never closer */
+	b->due_ms = clock_now_ms() + b->settings.ttl_ms / 6;
 	if (outcome == SQL_LOST) {
 		on_lost_session(b, job->state);
 	} else if (outcome == SQL_OK) {
 		b->renewed_ms = job->submitted_ms;
-		note_sightings(b, job);
+		note_look(b, job);
 		if (b->sql_up)
 			set_state(b, BUS_UP, "session renewed");
 		note_taken(b, job->taken);
