@@ -38,7 +38,7 @@ static void set_version(struct sql_server *s, const char *value)
 	s->version_no = version_number(value);
 }
 
-static void set_variable(struct sql_server *s, const char *name, const char *value)
+void sql_server_set(struct sql_server *s, const char *name, const char *value)
 {
 	if (strcmp(name, "version") == 0)
 		set_version(s, value);
@@ -52,8 +52,8 @@ static void set_variable(struct sql_server *s, const char *name, const char *val
 		s->sync_binlog = number(value);
 	else if (strcmp(name, "wsrep_on") == 0)
 		s->galera = is_on(value);
-	else
-		s->read_only = s->read_only || is_on(value); /* read_only, innodb_read_only */
+	else if (strcmp(name, "read_only") == 0 || strcmp(name, "innodb_read_only") == 0)
+		s->read_only = s->read_only || is_on(value);
 }
 
 static int on_variable(void *arg, const struct sql_cell *cells, unsigned n)
@@ -63,7 +63,7 @@ static int on_variable(void *arg, const struct sql_cell *cells, unsigned n)
 	(void)n;
 	snprintf(name, sizeof name, "%.*s", (int)cells[0].bytes.n, cells[0].bytes.p);
 	snprintf(value, sizeof value, "%.*s", (int)cells[1].bytes.n, cells[1].bytes.p);
-	set_variable(arg, name, value);
+	sql_server_set(arg, name, value);
 	return 0;
 }
 

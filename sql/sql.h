@@ -40,6 +40,8 @@ enum sql_lane {
 	SQL_LANE_COUNT,
 };
 
+enum { SQL_CONNECTIONS = SQL_LANE_COUNT + 1 }; /* of a node: one a lane, and the second of READ */
+
 enum sql_job_flags {
 	SQL_THIS_GENERATION = 0, /* completes with SQL_RETRY once the generation has changed */
 	SQL_ANY_GENERATION = 1,  /* runs whenever the lane is up again, however often it was lost */

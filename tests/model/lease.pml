@@ -1,5 +1,5 @@
 /* Who owns a subscription, and whose cursor commits count: session_sql.c, subscription_sql.c,
- * cursor_sql.c and node/committer.c; with ROLE, the leader's role by the same rule; with PROGRESS, that a dead owner's subscription
+ * cursor_sql.c and node/delivery/committer.c; with ROLE, the leader's role by the same rule; with PROGRESS, that a dead owner's subscription
  * is claimed (one node may die for good, the other goes on).
  *
  * Two nodes, one subscription with one cursor. A session may be ended at any moment, with or without
