@@ -465,6 +465,7 @@ void appender_free(struct appender *a)
 	loop_hook_del(a->loop, on_turn_end, a);
 	for (int w = 0; w < BUS_WRITERS; w++)
 		writer_free(a->writers[w]);
+	laters_finish(&a->laters); /* a writer goes when its pause is over */
 	laters_release(&a->laters);
 	while ((q = map_next(&a->tenants, &at))) {
 		drop_queued(q);

@@ -39,6 +39,16 @@ void laters_release(struct laters *l)
 	map_release(&l->by_arg);
 }
 
+static void fire(void *arg);
+
+void laters_finish(struct laters *l)
+{
+	struct later *c;
+
+	for (size_t at = 0; (c = map_next(&l->by_arg, &at)); at = 0)
+		fire(c);
+}
+
 static void unlink_one(struct later *c)
 {
 	struct laters *l = c->owner;

@@ -14,6 +14,7 @@ struct laters {
 };
 
 void laters_init(struct laters *l, struct loop *loop);
+void laters_finish(struct laters *l);  /* make every call now */
 void laters_release(struct laters *l); /* nothing is called any more */
 
 void later_call(struct laters *l, uint32_t ms, loop_fn *fn, void *arg); /* once, fn(arg) */
