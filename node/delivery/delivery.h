@@ -373,6 +373,7 @@ const struct filter *session_share_filter(const struct session *s,
 struct slice session_subject(const struct session *s);
 bool session_consumes(const struct session *s); /* has a started connection */
 void session_kill(struct session *s, uint8_t reason, const char *text); /* kicks, then frees */
+void session_let_go(struct session *s); /* the same, and releases its row, which is ours */
 void session_unref(struct session *s);
 void session_release(struct session *s); /* drain: let go of a durable session */
 

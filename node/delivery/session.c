@@ -289,6 +289,13 @@ void session_kill(struct session *s, uint8_t reason, const char *text)
 	session_end(s, END_ROW_LEFT);
 }
 
+void session_let_go(struct session *s)
+{
+	kick(s, MQTT_REASON_SESSION_TAKEN_OVER,
+	     "the session was held by another node meanwhile: connect again");
+	session_end(s, END_ROW_RELEASED);
+}
+
 static void make_subscription(struct session *s)
 {
 	s->sub = subscription_new(s->space, BUS_SUB_SESSION, NULL);

@@ -404,7 +404,12 @@ static void on_reclaim(struct bus_claim *req)
 
 	if (s->state == SUBSCRIPTION_CLAIMING) {
 		s->state = SUBSCRIPTION_UNCLAIMED;
-		if (r->generation == d->bus->generation && req->outcome == SQL_OK) {
+		if (r->generation == d->bus->generation && req->outcome == SQL_OK &&
+		    req->epoch != s->epoch + 1) {
+			/* others had it meanwhile, and may have changed its filters */
+			s->epoch = req->epoch;
+			session_let_go(s->session);
+		} else if (r->generation == d->bus->generation && req->outcome == SQL_OK) {
 			subscription_claimed(s, req);
 			subscription_wake(s);
 		} else if (req->outcome == SQL_LOST || req->outcome == SQL_FATAL) {

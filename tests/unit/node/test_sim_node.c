@@ -33,7 +33,7 @@ enum {
 	UNACKED_MAX = 64,
 	TICK_MS = 8,
 	SETTLE_MAX_MS = 120000,
-	SEEDS_DEFAULT = 100,
+	SEEDS_DEFAULT = 500,
 	WATCH_MS = 100, /* how often a node looks at what others did */
 };
 
