@@ -15,7 +15,9 @@
 #define PAYLOADS 2
 #endif
 #define SESSIONS 3 /* lives of the node's session, the first included */
+#ifndef SLOTS
 #define SLOTS 2    /* transactions whose answer is lost, at most */
+#endif
 
 /* table writer: one row a session */
 byte row_flush[SESSIONS], row_fence[SESSIONS];
