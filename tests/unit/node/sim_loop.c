@@ -10,11 +10,11 @@
 #include <sys/random.h>
 
 /* Hash tables are walked in the same order in every run: a seed says everything. */
-ssize_t getrandom(void *buf, size_t n, unsigned flags)
+ssize_t getrandom(void *buffer, size_t length, unsigned flags)
 {
 	(void)flags;
-	memset(buf, 7, n);
-	return (ssize_t)n;
+	memset(buffer, 7, length);
+	return (ssize_t)length;
 }
 
 enum { HOOKS_MAX = 8 };

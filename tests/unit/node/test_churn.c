@@ -51,9 +51,9 @@ struct link {
 
 struct player {
 	char name[8];
-	bool durable;
 	struct link *link; /* the one that counts */
-	bool on[FILTERS];  /* SUBACK came, UNSUBSCRIBE was not sent */
+	bool durable;
+	bool on[FILTERS]; /* SUBACK came, UNSUBSCRIBE was not sent */
 	bool ever_shared;
 	uint8_t due[TOPICS][EVENTS_MAX]; /* which of its filters it is due for */
 };
