@@ -15,12 +15,12 @@ typedef ssize_t pwrite_fn(int fd, const void *p, size_t n, off64_t at);
 
 static int is_redo_log(int fd)
 {
-	char link[64];
+	char fd_name[64];
 	char path[LINK_MAX];
 	ssize_t n;
 
-	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-	n = readlink(link, path, sizeof path - 1);
+	snprintf(fd_name, sizeof fd_name, "/proc/self/fd/%d", fd);
+	n = readlink(fd_name, path, sizeof path - 1);
 	if (n <= 0)
 		return 0;
 	path[n] = '\0';
@@ -40,9 +40,8 @@ static ssize_t slow(const char *real, int fd, const void *p, size_t n, off64_t a
 	return fn(fd, p, n, at);
 }
 
-ssize_t pwrite(int fd, const void *p, size_t n, off_t at);
-ssize_t pwrite64(int fd, const void *p, size_t n, off64_t at);
-
+/* They stand in for libc's, whose header names its parameters as nobody else may. */
+/* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name) */
 ssize_t pwrite(int fd, const void *p, size_t n, off_t at)
 {
 	return slow("pwrite", fd, p, n, at);
@@ -52,3 +51,4 @@ ssize_t pwrite64(int fd, const void *p, size_t n, off64_t at)
 {
 	return slow("pwrite64", fd, p, n, at);
 }
+/* NOLINTEND(readability-inconsistent-declaration-parameter-name) */
