@@ -16,15 +16,15 @@ typedef ssize_t pwrite_fn(int fd, const void *p, size_t n, off64_t at);
 static int is_redo_log(int fd)
 {
 	char fd_name[64];
-	char path[LINK_MAX];
+	char file[LINK_MAX];
 	ssize_t n;
 
 	snprintf(fd_name, sizeof fd_name, "/proc/self/fd/%d", fd);
-	n = readlink(fd_name, path, sizeof path - 1);
+	n = readlink(fd_name, file, sizeof file - 1);
 	if (n <= 0)
 		return 0;
-	path[n] = '\0';
-	return strstr(path, "ib_logfile") != NULL;
+	file[n] = '\0';
+	return strstr(file, "ib_logfile") != NULL;
 }
 
 static ssize_t slow(const char *real, int fd, const void *p, size_t n, off64_t at)
