@@ -13,6 +13,7 @@
 #include <sys/queue.h>
 
 enum {
+	BULK_BYTES = 64 * 1024,    /* queued by one tenant: it flushes alone */
 	SHARE_QUANTUM = 64 * 1024, /* bytes per tenant of weight 1 and round */
 	FLUSH_MAX_BATCHES = 512,
 	EVENT_OVERHEAD = 192, /* bytes: attributes' names, index */
@@ -22,6 +23,7 @@ enum {
 struct queued {
 	TAILQ_ENTRY(queued) link;
 	struct batch *batch;
+	size_t bytes; /* what its events cost */
 };
 
 TAILQ_HEAD(queued_list, queued);
@@ -30,8 +32,9 @@ TAILQ_HEAD(queued_list, queued);
 struct head_queue {
 	TAILQ_ENTRY(head_queue) link;
 	uint32_t partition_id;
-	struct lane *lane;
+	struct lane *lane; /* stays as it is while anything is queued or in flight */
 	struct queued_list batches;
+	size_t in_flight; /* events that a writer has */
 	bool listed;
 };
 
@@ -39,6 +42,7 @@ struct head_queue {
 struct lane {
 	struct share_entry entry;
 	TAILQ_HEAD(, head_queue) heads;
+	size_t bytes; /* queued */
 };
 
 struct tenant_queue {
@@ -64,6 +68,7 @@ struct appender {
 	struct tenant_list waiting; /* those with connections that wait for room */
 	struct share shares[BUS_WRITERS];
 	struct writer *writers[BUS_WRITERS];
+	size_t load[BUS_WRITERS]; /* bytes queued for it or in flight */
 	struct laters laters;
 	size_t bytes; /* all tenants' */
 	bool full;    /* the bound of all tenants was reached, and connections wait for it */
@@ -127,6 +132,26 @@ static uint32_t pick_partition(const struct tenant_queue *q, const struct event 
 	return q->n_partitions == 1 ? 0 : (uint32_t)(hash_stable(by.p, by.n) % q->n_partitions);
 }
 
+/* A head that has nothing under way may change its writer: all it published before is stored, so
+ * that its order holds. The one with less to do, so that nobody stands behind a flood needlessly.
+ */
+static void pick_lane(struct tenant_queue *q, struct head_queue *h)
+{
+	const struct appender *a = q->appender;
+	size_t best = (size_t)(h->lane - q->lanes);
+
+	for (size_t w = 0; w < BUS_WRITERS; w++) {
+		if (a->load[w] < a->load[best])
+			best = w;
+	}
+	h->lane = &q->lanes[best];
+}
+
+static size_t lane_writer(const struct tenant_queue *q, const struct lane *lane)
+{
+	return (size_t)(lane - q->lanes);
+}
+
 static struct queued *open_batch(struct tenant_queue *q, struct head_queue *h)
 {
 	struct queued *e = xcalloc(1, sizeof *e);
@@ -140,20 +165,24 @@ static void queue_event(struct tenant_queue *q, struct head_queue *h, const stru
                         struct publisher from)
 {
 	struct queued *e = TAILQ_LAST(&h->batches, queued_list);
+	size_t bytes = cost(ev);
 
+	if (!h->listed && !h->in_flight)
+		pick_lane(q, h);
 	if (!e || batch_append(e->batch, ev, from) != 0) {
 		e = open_batch(q, h);
 		if (batch_append(e->batch, ev, from) != 0)
 			fatal("an empty batch refused an event");
 	}
-	q->bytes += cost(ev);
-	q->appender->bytes += cost(ev);
+	e->bytes += bytes;
+	h->lane->bytes += bytes;
+	q->bytes += bytes;
+	q->appender->bytes += bytes;
+	q->appender->load[lane_writer(q, h->lane)] += bytes;
 	if (!h->listed) {
-		size_t w = (size_t)(h->lane - q->lanes);
-
 		h->listed = true;
 		TAILQ_INSERT_TAIL(&h->lane->heads, h, link);
-		share_push_active(&q->appender->shares[w], &h->lane->entry);
+		share_push_active(&q->appender->shares[lane_writer(q, h->lane)], &h->lane->entry);
 	}
 }
 
@@ -215,6 +244,8 @@ static bool take_from_head(struct flush *f, struct head_queue *h, int64_t most, 
 		f->batches[f->n++] = e->batch;
 		f->bytes += batch_bytes(e->batch);
 		*taken += batch_bytes(e->batch);
+		h->in_flight += batch_count(e->batch);
+		h->lane->bytes -= e->bytes;
 		f->heads += !any;
 		any = true;
 		free(e);
@@ -274,14 +305,24 @@ static void sort_batches(struct flush *f)
 	}
 }
 
+/* Much of one tenant and a little of others do not share a flush: the little would wait for the
+ * much to be written. Who has much to store flushes alone, in turn with the others. */
 static void flush_writer(struct appender *a, uint32_t w)
 {
 	struct flush f = {0};
+	struct lane *first = NULL;
 	struct share_entry *e;
+	bool bulk = false;
 
 	while ((e = share_next(&a->shares[w]))) {
 		struct lane *lane = (struct lane *)((char *)e - offsetof(struct lane, entry));
 
+		if (first && first != lane && (bulk || lane->bytes > BULK_BYTES))
+			break;
+		if (!first) {
+			first = lane;
+			bulk = lane->bytes > BULK_BYTES;
+		}
 		if (!take_from_lane(&f, &a->shares[w], lane))
 			break;
 	}
@@ -362,8 +403,12 @@ static void batch_over(struct appender *a, struct batch *b)
 	uint32_t tenant_id = batch_tenant(b);
 	struct tenant_queue *q = map_get(&a->tenants, &tenant_id, sizeof tenant_id);
 	size_t bytes = cost_of_batch(b);
+	struct head_queue *h;
 
 	assert(q && q->bytes >= bytes);
+	h = &q->heads[batch_partition(b)];
+	h->in_flight -= batch_count(b);
+	a->load[lane_writer(q, h->lane)] -= bytes;
 	q->bytes -= bytes;
 	a->bytes -= bytes;
 	batch_unref(b);
