@@ -364,7 +364,7 @@ static enum sql_outcome flush_small(struct sql_conn *c, struct flush *f, bool *s
 	enum sql_outcome o;
 
 	small_text(f, &text);
-	o = sql_text(c, text.data, text.len, &sink, SQL_TEXT_COMMITS);
+	o = sql_text(c, text.data, text.len, &sink, SQL_TEXT_ENDS);
 	buf_release(&text);
 	*stored = s.stored;
 	if (o == SQL_OK && s.stored)

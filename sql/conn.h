@@ -110,8 +110,8 @@ struct sql_text_sink {
 
 enum sql_text_flags {
 	SQL_TEXT_PLAIN = 0,
-	SQL_TEXT_COMMITS =
-	        1, /* the text commits (COMMIT, DDL, a procedure that does): loss = UNKNOWN */
+	SQL_TEXT_COMMITS = 1, /* it commits (COMMIT, DDL, a procedure that does): loss = UNKNOWN */
+	SQL_TEXT_ENDS = 3,    /* and with its last statement: no transaction is open after it */
 };
 
 /* Run text as it is: never put a client's bytes in it. Integer columns arrive in cell.u and the

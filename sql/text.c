@@ -75,8 +75,10 @@ enum sql_outcome sql_text(struct sql_conn *c, const char *text, size_t len,
 		if (o != SQL_OK)
 			return o;
 		more = mysql_next_result(c->my);
-		if (more < 0)
+		if (more < 0) {
+			c->in_tx = (flags & SQL_TEXT_ENDS) != SQL_TEXT_ENDS;
 			return SQL_OK;
+		}
 		if (more > 0) {
 			c->result++;
 			return conn_failed_query(c, "text", commits);
