@@ -56,7 +56,7 @@ static const struct option rows[] = {
          .help = "measured time"},
         {"warmup", 0, OPTION_DURATION, AT(warmup_ms), .arg = "TIME", .fallback = "1s",
          .help = "before it; not with --count"},
-        {"count", 'n', OPTION_NUMBER, AT(count), .arg = "N",
+        {"count", 'n', OPTION_NUMBER, AT(count), .arg = "N", .min = 1,
          .help = "measure until N events are through, instead of for a time"},
         {"drain", 0, OPTION_DURATION, AT(drain_ms), .arg = "TIME", .fallback = "5s",
          .help = "at the end, give up on what is under way after this long without progress"},

@@ -63,7 +63,7 @@ static const struct option rows[] = {
          .help = "where a new subscription begins (user property leat-start)"},
         {"qos", 'q', OPTION_NUMBER, offsetof(struct sub_options, qos), .arg = "0|1|2",
          .fallback = "1", .max = 2, .help = "the highest QoS of deliveries"},
-        {"count", 'n', OPTION_NUMBER, offsetof(struct sub_options, count), .arg = "N",
+        {"count", 'n', OPTION_NUMBER, offsetof(struct sub_options, count), .arg = "N", .min = 1,
          .help = "end after N events"},
         {"timeout", 0, OPTION_DURATION, offsetof(struct sub_options, timeout_ms), .arg = "TIME",
          .help = "end after this long; exit 1 when --count was not reached"},

@@ -129,6 +129,12 @@ def test_sub_timeout(to, topic):
     assert 0.6 < time.monotonic() - begin < 5
 
 
+def test_sub_count_0(to, topic):
+    """It once waited for ever, as if there were no --count."""
+    done = leat("sub", *to, "-t", topic, "--count", "0", check=False, timeout=10)
+    assert done.returncode == 2 and "--count" in done.stderr
+
+
 def test_sub_share(start, to, topic):
     two = [start("sub", *to, "-t", topic, "--share", "g") for _ in range(2)]
     time.sleep(0.7)
