@@ -19,7 +19,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { DRAIN_TICK_MS = 5 };
+enum {
+	DRAIN_TICK_MS = 5,
+	RELEASE_LIMIT_S = 2, /* after the drain: see bound_release() */
+};
 
 enum node_state {
 	NODE_STARTING, /* waits for the database, its schema and tenants, the node session */
@@ -468,6 +471,28 @@ static void node_release(struct node *n)
 	loop_free(n->loop);
 }
 
+static volatile sig_atomic_t exit_status;
+
+static void on_release_late(int number)
+{
+	(void)number;
+	_exit(exit_status);
+}
+
+/* All that a shutdown promises is done or given up by now. What is left may be a worker that waits
+ * for a database which does not answer, and that can take longer than those who wait for our end
+ * allow; a second signal is the loop's no more. */
+static void bound_release(const struct node *n)
+{
+	struct sigaction late = {.sa_handler = on_release_late};
+
+	exit_status = n->status;
+	sigaction(SIGALRM, &late, NULL);
+	sigaction(SIGTERM, &late, NULL);
+	sigaction(SIGINT, &late, NULL);
+	alarm(RELEASE_LIMIT_S);
+}
+
 int node_run(const struct node_config *config)
 {
 	struct node n = {.config = config};
@@ -479,7 +504,9 @@ int node_run(const struct node_config *config)
 	} else {
 		loop_run(n.loop);
 		log_info("node", "status=%d stopped", n.status);
+		bound_release(&n);
 	}
 	node_release(&n);
+	alarm(0);
 	return n.status;
 }

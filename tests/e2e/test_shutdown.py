@@ -236,6 +236,22 @@ def test_connect_while_the_database_is_down(own_node, own_database, cid):
     wait_for(lambda: n.connect(cid(), **KEPT).close() is None, 10)
 
 
+def test_sigterm_while_the_database_hangs(own_node, own_database):
+    """A frozen server once held the process for 15 s and more after its last word, by the threads that
+    waited for an answer: 21 to 24 s in all, more than was documented."""
+    db = own_database()
+    n = own_node(dsn=db.dsn)
+    os.kill(db.pid(), signal.SIGSTOP)
+    try:
+        time.sleep(1)  # until a look at the other nodes waits for its answer
+        start = time.monotonic()
+        n.process.terminate()
+        assert n.process.wait(25 * SLOW) == 0
+        assert time.monotonic() - start < 9 * SLOW  # cursors, session, release: 3, 3, 2
+    finally:
+        os.kill(db.pid(), signal.SIGCONT)
+
+
 def test_sigterm_while_the_database_is_down(own_node, own_database, topic):
     """Bounded also then; what was not committed was not acknowledged."""
     db = own_database()

@@ -98,6 +98,10 @@ class Database:
     def resume(self, member=None):
         self._run("resume", *[str(member)] * (member is not None))
 
+    def pid(self):
+        with open(os.path.join(self.dir, "pid")) as f:
+            return int(f.read().split()[0])
+
     def connect(self, schema=None, **kw):
         """A connection of the server's administrator, in autocommit."""
         d = parse_dsn(self.admin_dsn)
