@@ -376,6 +376,8 @@ static void done_renew(void *arg, enum sql_outcome outcome)
 		if (b->sql_up)
 			set_state(b, BUS_UP, "session renewed");
 		note_taken(b, job->taken);
+	} else if (outcome == SQL_FATAL) { /* the others the pool has logged */
+		log_error("session", "not renewed: the database refuses it; see leat doctor");
 	}
 	job_free(job);
 }

@@ -186,8 +186,8 @@ const struct sql_server *sql_conn_server(const struct sql_conn *c);
 /* Take note of one of the server's global variables; of others than those above, nothing. Pure. */
 void sql_server_set(struct sql_server *s, const char *name, const char *value);
 
-/* 0 when this server is new enough (MariaDB 10.6, MySQL 8.0.16), writable and keeps what it has
- * committed (unless accept_data_loss); -1 says what to change. Pure. */
+/* 0 when this server is new enough (MariaDB 10.6, MySQL 8.0.16), writable, takes packets of 2 MiB
+ * and keeps what it has committed (unless accept_data_loss); -1 says what to change. Pure. */
 int sql_check_durable(const struct sql_server *s, bool accept_data_loss, struct err *e);
 
 #endif

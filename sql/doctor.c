@@ -136,7 +136,7 @@ const char *doctor_verdict_name(enum doctor_verdict v)
 static void check_version(const struct facts *f, const struct doctor_settings *s,
                           struct doctor_finding *out)
 {
-	struct sql_server server = {0};
+	struct sql_server server = {.max_packet = UINT64_MAX}; /* judged by check_packet */
 	struct err e;
 
 	(void)s;

@@ -5,7 +5,12 @@
 #include <string.h>
 #include <strings.h>
 
-enum { MARIADB_MIN = 100600, MYSQL_MIN = 80016 };
+enum {
+	MARIADB_MIN = 100600,
+	MYSQL_MIN = 80016,
+	PACKET_MIN =
+	        2 << 20, /* bytes: twice a flush; below 64 KiB not even a renewal goes through */
+};
 
 static bool is_on(const char *value)
 {
@@ -116,6 +121,12 @@ int sql_check_durable(const struct sql_server *s, bool accept_data_loss, struct 
 		               s->version);
 	if (s->read_only)
 		return err_set(e, 0, "server is read-only: connect to the primary");
+	if (s->max_packet < PACKET_MIN)
+		return err_set(
+		        e, 0,
+		        "server has max_allowed_packet=%llu: a batch travels in one packet; set "
+		        "it to %d or more, better to 67108864",
+		        (unsigned long long)s->max_packet, PACKET_MIN);
 	if (accept_data_loss)
 		return 0;
 	if (s->flush_at_commit != 1)

@@ -11,6 +11,7 @@ static struct sql_server good(void)
 	return (struct sql_server){.version = "10.11.6-MariaDB",
 	                           .mariadb = true,
 	                           .version_no = 101106,
+	                           .max_packet = 16 << 20,
 	                           .flush_at_commit = 1,
 	                           .sync_binlog = 0};
 }
@@ -76,12 +77,26 @@ static void test_server_must_be_writable(void **state)
 	refused(s, true, "read-only");
 }
 
+/* Such a server was accepted: with 64 KiB every statement with parameters was refused by ourselves,
+ * the renewal too, and the node waited for the database for ever and did not say why. */
+static void test_server_must_take_a_batch(void **state)
+{
+	struct sql_server s = good();
+
+	(void)state;
+	s.max_packet = 2 << 20;
+	accepted(s, false);
+	s.max_packet--;
+	refused(s, true, "max_allowed_packet=2097151");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_server_versions),
 	        cmocka_unit_test(test_server_must_fsync),
 	        cmocka_unit_test(test_server_must_be_writable),
+	        cmocka_unit_test(test_server_must_take_a_batch),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
