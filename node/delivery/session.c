@@ -234,7 +234,6 @@ enum ending {
 	END_ROW_LEFT,     /* the row is not ours to touch */
 };
 
-/* Out of memory; the connection, if there is one, has been told. */
 /* How much of its expiry has run while it lingered here. */
 static uint32_t idle_seconds(const struct session *s)
 {
@@ -243,6 +242,7 @@ static uint32_t idle_seconds(const struct session *s)
 	return idle < s->expiry_s ? (uint32_t)idle : s->expiry_s;
 }
 
+/* It leaves memory; the connection, if there is one, has been told. */
 static void session_end(struct session *s, enum ending how)
 {
 	struct dispatch *d = s->space->dispatch;
