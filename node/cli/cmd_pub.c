@@ -58,7 +58,7 @@ static const struct option rows[] = {
         {"retain", 'r', OPTION_FLAG, offsetof(struct pub_options, retain),
          .help = "the server keeps it as the topic's last value"},
         {"key", 'k', OPTION_TEXT, offsetof(struct pub_options, key), .arg = "KEY",
-         .help = "ordering key (user property leat-key)"},
+         .env = "ordering-key", .help = "ordering key (user property leat-key)"},
         {"content-type", 0, OPTION_TEXT, offsetof(struct pub_options, content_type), .arg = "TYPE",
          .help = "MIME type of the payload"},
         {"property", 0, OPTION_LIST, offsetof(struct pub_options, properties), .arg = "K=V..",

@@ -54,6 +54,7 @@ struct dial_options {
 	         0,                                                                              \
 	         OPTION_CHOICE,                                                                  \
 	         offsetof(S, to.mqtt),                                                           \
+	         .env = "mqtt-version",                                                          \
 	         .choices = DIAL_VERSIONS,                                                       \
 	         .fallback = "5",                                                                \
 	         .help = "protocol version"},                                                    \

@@ -211,9 +211,9 @@ static const char *keep(char *text)
 	return text;
 }
 
-static void env_name(const char *name, const char *suffix, char out[NAME_MAX_BYTES])
+static void env_name(const struct option *o, const char *suffix, char out[NAME_MAX_BYTES])
 {
-	snprintf(out, NAME_MAX_BYTES, "LEAT_%s%s", name, suffix);
+	snprintf(out, NAME_MAX_BYTES, "LEAT_%s%s", o->env ? o->env : o->name, suffix);
 	for (char *p = out; *p; p++)
 		*p = *p == '-' ? '_' : (char)toupper((unsigned char)*p);
 }
@@ -262,7 +262,7 @@ static int set_from_env(struct parse *p, const struct option *o)
 	char *words;
 	char *save;
 
-	env_name(o->name, "", name);
+	env_name(o, "", name);
 	text = getenv(name);
 	if (text && o->kind != OPTION_LIST)
 		return set_value(p, o, name, text);
@@ -275,7 +275,7 @@ static int set_from_env(struct parse *p, const struct option *o)
 		return 0;
 	}
 	if (o->flags & OPTION_SECRET) {
-		env_name(o->name, "_FILE", name);
+		env_name(o, "_FILE", name);
 		text = getenv(name);
 		if (text)
 			return set_from_file(p, o, name, text);
@@ -450,7 +450,7 @@ static int take_rest(struct parse *p, const struct option *o)
 	if (!*given && !(o->flags & OPTION_NO_ENV) && set_from_env(p, o) < 0)
 		return -1;
 	if (!*given && (o->flags & OPTION_REQUIRED)) {
-		env_name(o->name, "", env);
+		env_name(o, "", env);
 		return err_set(p->e, 0, "--%s %s is required (or %s): %s", o->name,
 		               o->arg ? o->arg : "", env, o->help);
 	}
@@ -527,7 +527,7 @@ static void help_row(const struct option *o, FILE *f)
 	if (o->flags & OPTION_SECRET)
 		fprintf(f, " [or --%s-file FILE]", o->name);
 	if (!(o->flags & OPTION_NO_ENV)) {
-		env_name(o->name, "", env);
+		env_name(o, "", env);
 		fprintf(f, " [%s]", env);
 	}
 	fputc('\n', f);

@@ -61,6 +61,7 @@ struct option {
 	const char *help;     /* one line */
 	const char *fallback; /* the default as one would type it; NULL = zero */
 	const char *choices;  /* OPTION_CHOICE: "json|text" */
+	const char *env;      /* LEAT_ENV, where NAME is something else elsewhere; NULL = name */
 	unsigned flags;       /* enum option_flags */
 	uint64_t min, max;    /* OPTION_NUMBER, SIZE, DURATION; max 0 = no limit.
 	                         OPTION_ARGS: how many words */

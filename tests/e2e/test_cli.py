@@ -300,6 +300,25 @@ def test_options_from_the_environment(to, topic):
     leat("pub", "-t", topic, "-m", "x", env=env)
 
 
+def test_a_node_s_environment_is_not_a_client_s(start, to, topic):
+    """LEAT_KEY, the node's private key file, once became the ordering key of every event published
+    from the same shell, and was stored and delivered; LEAT_MQTT, its address, was no protocol version."""
+    p = start("sub", *to, "-t", topic, "--count", "1", "-v", "--timeout", "10s")
+    time.sleep(0.5)
+    leat("pub", *to, "-t", topic, "-m", "x", env={"LEAT_KEY": "/etc/leat/server.key", "LEAT_MQTT": ":8883"})
+    assert finish(p)[0] == 0
+
+
+def test_environment_names_mean_one_thing():
+    """… in all commands that serve or use the bus: what --help calls [LEAT_X] is one option."""
+    meaning = {}
+    for command in ["node", "pub", "sub", "bench"]:
+        for line in leat(command, "--help").stdout.splitlines():
+            found = re.match(r"  (?:-\w, )?--([\w-]+).*\[(LEAT_\w+)\]$", line)
+            if found and found[2] in ("LEAT_KEY", "LEAT_MQTT"):
+                assert meaning.setdefault(found[2], command) == command, line
+
+
 # ---- tenants and tokens ---------------------------------------------------------------------------
 
 @pytest.fixture
