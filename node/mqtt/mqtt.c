@@ -157,6 +157,20 @@ static void on_lowat(struct conn *conn, void *arg)
 		session_writable(c->session);
 }
 
+/* What a client sent while we did not read waits unheard, and that is our doing; unless we did not
+ * read because it does not. One that takes its answers slowly is alive; one that takes none at all
+ * for as long as it may be silent would otherwise hold them until its token expires. */
+static void hear_what_waits(struct mqtt_client *c, uint64_t now)
+{
+	size_t unread = conn_output_bytes(c->conn);
+
+	if (!reading_paused(c))
+		return;
+	if (!conn_paused(c->conn, CONN_PAUSE_OUTPUT) || unread != c->unread)
+		c->heard_ms = now;
+	c->unread = unread;
+}
+
 static void on_timeout(struct conn *conn, void *arg, int kind)
 {
 	struct mqtt_client *c = arg;
@@ -174,8 +188,7 @@ static void on_timeout(struct conn *conn, void *arg, int kind)
 		                 c->version == MQTT_V5 ? ", or renew it in time with AUTH" : "");
 		return;
 	}
-	if (reading_paused(c)) /* what it sent meanwhile waits unread: that is our doing */
-		c->heard_ms = now;
+	hear_what_waits(c, now);
 	if (c->keep_alive_s && now - c->heard_ms >= c->keep_alive_s * UINT64_C(1500)) {
 		mqtt_client_fail(c, MQTT_REASON_KEEP_ALIVE_TIMEOUT,
 		                 "nothing received for one and a half times the keep alive of %u s",

@@ -77,6 +77,7 @@ struct mqtt_client {
 	struct session *session; /* set while CONNECTED */
 
 	uint64_t heard_ms; /* clock_now_ms() of its last packet */
+	size_t unread;     /* bytes of output at the last look, while it waited for those */
 	uint64_t read_us;  /* clock_us() of the input being handled */
 	struct mqtt_ring inbound;
 	bool ring_paused;     /* 3.1.1: too many unanswered, reading is paused */

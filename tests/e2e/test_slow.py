@@ -45,6 +45,20 @@ def test_slow_ephemeral_consumer(client, node, topic):
     assert node.rss_kb() - before < 400_000
 
 
+def test_who_pings_and_never_reads_is_cut(client, node, topic):
+    """It once stayed as long as its token was good: what it sent waited unread, because its answers
+    did, and that counted as heard."""
+    deaf, pub = client(node, keep_alive=1), client(node)
+    deaf.subscribe((topic, 0))
+    pub.publish_many([(topic, b"." * 500_000)] * 40, window=25)
+    deaf.sock.settimeout(1)
+    end = time.monotonic() + 10 * stack.SLOW
+    with pytest.raises(OSError):
+        while time.monotonic() < end:
+            deaf.sock.sendall(mqtt.packet(mqtt.PINGREQ, 0, b""))
+            time.sleep(0.1)
+
+
 def test_slow_publisher_reading_no_pubacks(client, node, topic):
     """A publisher that never reads its PUBACKs is held or cut; others are served."""
     bad, good = client(node), client(node)
