@@ -672,11 +672,6 @@ struct bus *sim_bus_new(struct sim *s, const char *name)
 	return &b->bus;
 }
 
-struct sim *sim_of(struct bus *bus)
-{
-	return ((struct sim_bus *)bus)->sim;
-}
-
 struct sim *sim_new(uint64_t seed, const struct sim_faults *faults)
 {
 	struct sim *s = xcalloc(1, sizeof *s);

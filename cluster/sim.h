@@ -60,7 +60,6 @@ void sim_run_for(struct sim *s, uint64_t ms);
 void sim_crash(struct sim *s); /* the server, now */
 uint64_t sim_random(struct sim *s, uint64_t below);
 uint64_t sim_now_ms(const struct sim *s);
-struct sim *sim_of(struct bus *bus);
 const struct store *sim_store(const struct sim *s); /* what a reader sees now */
 
 #endif

@@ -131,11 +131,6 @@ enum sql_outcome sql_commit(struct sql_conn *c)
 	return SQL_UNKNOWN;
 }
 
-bool sql_conn_in_tx(const struct sql_conn *c)
-{
-	return c->in_tx || c->poisoned;
-}
-
 uint64_t sql_affected(const struct sql_conn *c)
 {
 	return c->affected;

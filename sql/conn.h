@@ -38,25 +38,19 @@ enum sql_stmt {
 enum sql_type {
 	SQL_TYPE_NULL,
 	SQL_TYPE_U64,
-	SQL_TYPE_I64,
 	SQL_TYPE_BYTES, /* raw bytes: BINARY, VARBINARY, BLOB */
 	SQL_TYPE_TEXT,  /* UTF-8: VARCHAR, LONGTEXT, JSON */
 };
 
 struct sql_param {
 	enum sql_type type;
-	uint64_t u;         /* U64, and I64 as two's complement */
+	uint64_t u;         /* U64 */
 	struct slice bytes; /* BYTES, TEXT; borrowed until the call returns */
 };
 
 static inline struct sql_param sql_u64(uint64_t v)
 {
 	return (struct sql_param){.type = SQL_TYPE_U64, .u = v};
-}
-
-static inline struct sql_param sql_i64(int64_t v)
-{
-	return (struct sql_param){.type = SQL_TYPE_I64, .u = (uint64_t)v};
 }
 
 static inline struct sql_param sql_bytes(const void *p, size_t n)
@@ -158,7 +152,6 @@ int sql_conn_open(struct sql_conn *c, struct err *e);
 int sql_conn_open_at(struct sql_conn *c, unsigned host, struct err *e);
 void sql_conn_close(struct sql_conn *c);
 bool sql_conn_is_open(const struct sql_conn *c); /* false once a call found the connection lost */
-bool sql_conn_in_tx(const struct sql_conn *c);
 enum sql_outcome sql_conn_ping(struct sql_conn *c); /* between transactions */
 
 /* Once in the process before any thread uses the client library; at its end; and in each thread. */

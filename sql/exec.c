@@ -83,15 +83,16 @@ static enum sql_outcome prepare(struct sql_conn *c, enum sql_stmt s, unsigned np
 static void bind_param(MYSQL_BIND *b, const struct sql_param *p)
 {
 	static const enum enum_field_types types[] = {
-	        [SQL_TYPE_NULL] = MYSQL_TYPE_NULL,    [SQL_TYPE_U64] = MYSQL_TYPE_LONGLONG,
-	        [SQL_TYPE_I64] = MYSQL_TYPE_LONGLONG, [SQL_TYPE_BYTES] = MYSQL_TYPE_BLOB,
+	        [SQL_TYPE_NULL] = MYSQL_TYPE_NULL,
+	        [SQL_TYPE_U64] = MYSQL_TYPE_LONGLONG,
+	        [SQL_TYPE_BYTES] = MYSQL_TYPE_BLOB,
 	        [SQL_TYPE_TEXT] = MYSQL_TYPE_STRING,
 	};
 
 	memset(b, 0, sizeof *b);
 	b->buffer_type = types[p->type];
 	b->is_unsigned = p->type == SQL_TYPE_U64;
-	if (p->type == SQL_TYPE_U64 || p->type == SQL_TYPE_I64) {
+	if (p->type == SQL_TYPE_U64) {
 		b->buffer = (void *)&p->u;
 	} else {
 		b->buffer = (void *)(p->bytes.n ? p->bytes.p : "");

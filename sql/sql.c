@@ -78,7 +78,6 @@ struct sql {
 	uint64_t member;            /* guarded; modulo the DSN's hosts, the one in use */
 	atomic_uint_fast64_t generation;
 	atomic_uint_fast64_t max_packet;
-	atomic_bool galera;
 	_Atomic(struct task *)
 	        done; /* completed, newest first; pushed by any thread, emptied by the loop */
 	int wake_fd;  /* eventfd: `done` went from empty to not, or the state changed */
@@ -345,7 +344,6 @@ static bool worker_connect(struct worker *w)
 	}
 	w->attempts = 0;
 	atomic_store(&s->max_packet, sql_conn_server(w->conn)->max_packet);
-	atomic_store(&s->galera, sql_conn_server(w->conn)->galera);
 	log_debug("sql", "lane=%s generation=%" PRIu64 " connected", l->name, generation);
 	wake_loop(s);
 	return true;
@@ -524,11 +522,6 @@ unsigned sql_queued(struct sql *s, enum sql_lane lane)
 uint64_t sql_max_packet(const struct sql *s)
 {
 	return atomic_load(&s->max_packet);
-}
-
-bool sql_is_galera(const struct sql *s)
-{
-	return atomic_load(&s->galera);
 }
 
 /* ---- life -------------------------------------------------------------------------------------

@@ -85,6 +85,5 @@ bool sql_is_up(const struct sql *s); /* any thread; every lane connected in this
 unsigned sql_queued(struct sql *s,
                     enum sql_lane lane);      /* jobs waiting, for back-pressure and metrics */
 uint64_t sql_max_packet(const struct sql *s); /* any thread; bytes; 0 before the first connection */
-bool sql_is_galera(const struct sql *s);      /* any thread; as of the last connection made */
 
 #endif

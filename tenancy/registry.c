@@ -305,13 +305,6 @@ const struct tenant *registry_tenant_by_name(const struct registry *r, struct sl
 	return t ? &t->t : NULL;
 }
 
-const struct tenant *registry_next(const struct registry *r, size_t *at)
-{
-	const struct registry_tenant *t = map_next(&r->by_name, at);
-
-	return t ? &t->t : NULL;
-}
-
 size_t registry_count(const struct registry *r)
 {
 	return r->by_name.count;

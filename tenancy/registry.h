@@ -57,7 +57,6 @@ int registry_kid_check(struct slice kid, struct err *e);
 
 const struct tenant *registry_tenant(const struct registry *r, uint32_t id);
 const struct tenant *registry_tenant_by_name(const struct registry *r, struct slice name);
-const struct tenant *registry_next(const struct registry *r, size_t *at); /* walk; see map_next */
 size_t registry_count(const struct registry *r); /* tenants, deleted ones not counted */
 
 struct registry_match {

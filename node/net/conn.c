@@ -39,8 +39,8 @@ enum {
 	 * a storm of new clients does not hold up the connected ones. */
 	HANDSHAKE_TURN_US = 1000,
 	MAX_PENDING = 64 * 1024, /* default; bytes */
-	LOW_WATER = 64 * 1024,   /* default; bytes */
-	HIGH_WATER = 256 * 1024, /* default; bytes */
+	LOW_WATER = 64 * 1024,   /* bytes */
+	HIGH_WATER = 256 * 1024, /* bytes */
 	REF_MIN = 4096,          /* below this a copy is cheaper than a reference; bytes */
 	SMALL_PENDING = 4096,    /* up to this, kept input is copied in front of new; bytes */
 	FLUSH_ROUNDS = 4,        /* on_lowat may write again: so often within one turn */
@@ -79,8 +79,6 @@ struct conn {
 	size_t max_pending;
 	/* output */
 	struct outq out;
-	size_t low;
-	size_t high;
 	/* a TLS connection before its SSL is made: on the first bytes, so that clients which
 	 * connect and say nothing cost next to nothing */
 	struct tls_server *tls_server;
@@ -418,7 +416,7 @@ static void send_output(struct conn *c)
 
 static void tell_lowat(struct conn *c)
 {
-	if (c->state != CONN_READY || !c->above || conn_output_bytes(c) > c->low)
+	if (c->state != CONN_READY || !c->above || conn_output_bytes(c) > LOW_WATER)
 		return;
 	c->above = false;
 	if (c->ops->on_lowat)
@@ -457,7 +455,7 @@ static void on_turn_last(void *arg)
 
 static void wrote(struct conn *c)
 {
-	if (conn_output_bytes(c) > c->high)
+	if (conn_output_bytes(c) > HIGH_WATER)
 		c->above = true;
 	mark_dirty(c);
 }
@@ -484,13 +482,6 @@ void conn_write_ref(struct conn *c, const void *p, size_t n, void *owner, void (
 bool conn_above_high(const struct conn *c)
 {
 	return c->above;
-}
-
-void conn_set_water(struct conn *c, size_t low, size_t high)
-{
-	assert(low < high);
-	c->low = low;
-	c->high = high;
 }
 
 void conn_flush(struct conn *c)
@@ -847,8 +838,6 @@ static struct conn *conn_new(struct conn_table *t, int fd, enum conn_state state
 	c->ops = ops;
 	c->arg = arg;
 	c->max_pending = MAX_PENDING;
-	c->low = LOW_WATER;
-	c->high = HIGH_WATER;
 	c->state = state;
 	slot_take(t, c);
 	t->count++;
@@ -965,11 +954,6 @@ enum conn_state conn_state(const struct conn *c)
 void *conn_arg(const struct conn *c)
 {
 	return c->arg;
-}
-
-struct conn_table *conn_table_of(const struct conn *c)
-{
-	return c->table;
 }
 
 struct slice conn_peer_ip(const struct conn *c)

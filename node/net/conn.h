@@ -91,7 +91,6 @@ void conn_set_ops(struct conn *c, const struct conn_ops *ops, void *arg);
 uint64_t conn_id(const struct conn *c); /* never 0, never used again */
 enum conn_state conn_state(const struct conn *c);
 void *conn_arg(const struct conn *c);
-struct conn_table *conn_table_of(const struct conn *c);
 const char *conn_peer(const struct conn *c, char out[CONN_PEER_TEXT]); /* returns out */
 struct slice conn_peer_ip(const struct conn *c);                       /* 4 or 16 raw bytes */
 const char *conn_tls_version(const struct conn *c);                    /* "" when plain */
@@ -115,9 +114,8 @@ void conn_write(struct conn *c, const void *p, size_t n); /* copies */
  * from about 4 KiB; below that it copies and releases at once. release must not call conn_*. */
 void conn_write_ref(struct conn *c, const void *p, size_t n, void *owner, void (*release)(void *));
 size_t conn_output_bytes(const struct conn *c); /* written but not yet taken by the kernel */
-bool conn_above_high(const struct conn *c);     /* stop producing; on_lowat says when to go on */
-void conn_set_water(struct conn *c, size_t low, size_t high); /* bytes; default 64, 256 KiB */
-void conn_flush(struct conn *c); /* now instead of at the end of the turn */
+bool conn_above_high(const struct conn *c);     /* 256 KiB: stop producing until on_lowat, at 64 */
+void conn_flush(struct conn *c);                /* now instead of at the end of the turn */
 
 /* ---- time. One deadline, from on_ready on (before that and in conn_finish it is ours), kept by a
  * sweep: late by up to 100 ms. Setting replaces. */
