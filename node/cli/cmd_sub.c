@@ -364,7 +364,6 @@ static void add_filter(struct sub *s, const char *prefix, const char *name, cons
 static int make_filters(struct sub *s, struct err *e)
 {
 	const struct option_list *t = &s->o.topics;
-
 	const char *prefix = s->o.queue ? "$queue/" : s->o.share ? "$share/" : "";
 	const char *name = s->o.queue ? s->o.queue : s->o.share ? s->o.share : "";
 
@@ -372,6 +371,8 @@ static int make_filters(struct sub *s, struct err *e)
 		return err_set(e, 0, "give -t FILTER.. or --queue NAME");
 	if (s->o.queue && s->o.share)
 		return err_set(e, 0, "--queue and --share exclude each other");
+	if (strpbrk(name, "/+#"))
+		return err_set(e, 0, "a name of --queue or --share has none of / + #");
 	s->filters = xcalloc(t->n + 1, sizeof *s->filters);
 	s->names = xcalloc(t->n + 1, sizeof *s->names);
 	if (!t->n)

@@ -135,6 +135,12 @@ def test_sub_count_0(to, topic):
     assert done.returncode == 2 and "--count" in done.stderr
 
 
+def test_sub_share_name(to, topic):
+    """It was taken for a shorter name and the beginning of the filter."""
+    done = leat("sub", *to, "-t", topic, "--share", "a/b", check=False, timeout=10)
+    assert done.returncode != 0 and "none of / + #" in done.stderr
+
+
 def test_sub_share(start, to, topic):
     two = [start("sub", *to, "-t", topic, "--share", "g") for _ in range(2)]
     time.sleep(0.7)
