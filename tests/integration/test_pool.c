@@ -380,6 +380,8 @@ static void test_every_job_is_done_once_at_shutdown(void **state)
 			                  i % 5 ? SQL_THIS_GENERATION : SQL_ANY_GENERATION) == 0;
 			if (i % 50 == 0)
 				event_base_loop(p.base, EVLOOP_NONBLOCK);
+			while (i == 50 && taken[0] && !jobs[0].dones) /* the workers have begun */
+				event_base_loop(p.base, EVLOOP_ONCE);
 		}
 		pool_close(&p);
 		for (int i = 0; i < JOBS; i++) {
