@@ -56,6 +56,12 @@ static inline struct bus_sql *bus_sql_self(struct bus *bus)
 	return (struct bus_sql *)bus;
 }
 
+/* A session's id as a parameter; borrowed. */
+static inline struct sql_param param_session(const struct id128 *id)
+{
+	return sql_bytes(id->b, sizeof id->b);
+}
+
 /* The usual done(): the outcome into the request, the job away, the caller told. */
 #define BUS_JOB_DONE(verb)                                           \
 	static void verb##_done(void *arg, enum sql_outcome outcome) \

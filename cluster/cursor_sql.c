@@ -17,7 +17,7 @@ static enum sql_outcome commit_one(struct sql_conn *c, const struct id128 *me,
 	        sql_u64(row->tenant_id),
 	        sql_u64(row->subscription_id),
 	        sql_u64(row->to.partition_id),
-	        sql_bytes(me->b, sizeof me->b),
+	        param_session(me),
 	        sql_u64(row->epoch),
 	        sql_u64(row->to.commit_no),
 	};
@@ -75,7 +75,7 @@ static enum sql_outcome commit_many(struct sql_conn *c, const struct id128 *me,
 
 	rows_json(req, &json);
 	params[0] = sql_utf8(json.data, json.len);
-	params[1] = sql_bytes(me->b, sizeof me->b);
+	params[1] = param_session(me);
 	o = sql_exec(c, STMT_CURSOR_COMMIT_MANY, params, 2);
 	if (o == SQL_OK && sql_affected(c) < req->n)
 		o = sql_query(c, STMT_CURSOR_FENCED, params, 2, on_fenced, req);

@@ -20,11 +20,6 @@ enum {
 	READ_ROWS_MAX = 1024,
 };
 
-static struct sql_param param_session(const struct id128 *id)
-{
-	return sql_bytes(id->b, sizeof id->b);
-}
-
 /* ---- append -------------------------------------------------------------------------------------
  */
 

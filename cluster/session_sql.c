@@ -57,11 +57,6 @@ static void job_free(struct session_job *job)
 	free(job);
 }
 
-static struct sql_param param_id(const struct id128 *id)
-{
-	return sql_bytes(id->b, sizeof id->b);
-}
-
 static void set_state(struct bus_sql *b, enum bus_state state, const char *why)
 {
 	if (b->bus.state == state)
@@ -103,7 +98,7 @@ static void go_down(struct bus_sql *b, const char *why)
 static enum sql_outcome end_session(struct sql_conn *c, const struct id128 *id, enum sql_stmt end,
                                     const struct sql_param *params, unsigned n)
 {
-	struct sql_param key = param_id(id);
+	struct sql_param key = param_session(id);
 	enum sql_outcome o = sql_exec(c, STMT_WRITER_END, &key, 1);
 
 	if (o == SQL_OK)
@@ -116,7 +111,7 @@ static enum sql_outcome end_session(struct sql_conn *c, const struct id128 *id, 
 static enum sql_outcome work_end_other(struct sql_conn *c, void *arg)
 {
 	struct session_job *job = arg;
-	struct sql_param params[2] = {param_id(&job->target), sql_u64(job->renewals)};
+	struct sql_param params[2] = {param_session(&job->target), sql_u64(job->renewals)};
 	enum sql_outcome o = end_session(c, &job->target, STMT_SESSION_END, params, 2);
 
 	return o == SQL_OK ? sql_commit(c) : o;
@@ -125,7 +120,7 @@ static enum sql_outcome work_end_other(struct sql_conn *c, void *arg)
 static enum sql_outcome work_end_own(struct sql_conn *c, void *arg)
 {
 	struct session_job *job = arg;
-	struct sql_param param = param_id(&job->me);
+	struct sql_param param = param_session(&job->me);
 	enum sql_outcome o = end_session(c, &job->me, STMT_SESSION_END_OWN, &param, 1);
 
 	return o == SQL_OK ? sql_commit(c) : o;
@@ -248,7 +243,7 @@ static enum sql_outcome replace_same_name(struct sql_conn *c, const struct sessi
 	enum sql_outcome o = sql_query(c, STMT_SESSION_LOOK, NULL, 0, on_same_name, &search);
 
 	for (size_t i = 0; o == SQL_OK && i < search.n; i++) {
-		struct sql_param param = param_id(&search.ids[i]);
+		struct sql_param param = param_session(&search.ids[i]);
 
 		o = end_session(c, &search.ids[i], STMT_SESSION_REPLACE, &param, 1);
 		if (o == SQL_LOST) /* ended by someone else just now */
@@ -260,7 +255,8 @@ static enum sql_outcome replace_same_name(struct sql_conn *c, const struct sessi
 static enum sql_outcome work_open(struct sql_conn *c, void *arg)
 {
 	struct session_job *job = arg;
-	struct sql_param params[2] = {param_id(&job->me), sql_bytes(job->name, strlen(job->name))};
+	struct sql_param params[2] = {param_session(&job->me),
+	                              sql_bytes(job->name, strlen(job->name))};
 	enum sql_outcome o = replace_same_name(c, job);
 
 	for (uint32_t no = 0; o == SQL_OK && no <= WRITER_NO_READER; no++) {
@@ -322,7 +318,7 @@ static int on_state_row(void *arg, const struct sql_cell *cells, unsigned n)
 static enum sql_outcome work_renew(struct sql_conn *c, void *arg)
 {
 	struct session_job *job = arg;
-	struct sql_param me = param_id(&job->me);
+	struct sql_param me = param_session(&job->me);
 	enum sql_outcome o = sql_exec(c, STMT_SESSION_RENEW, &me, 1);
 
 	if (o != SQL_OK)

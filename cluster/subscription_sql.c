@@ -8,11 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct sql_param param_session(const struct id128 *id)
-{
-	return sql_bytes(id->b, sizeof id->b);
-}
-
 /* ---- claim --------------------------------------------------------------------------------------
  */
 

@@ -254,6 +254,7 @@ void place_settle(struct place *pl, uint64_t seq);
 void place_skip(struct place *pl, uint64_t from, uint64_t to);
 
 /* filter.c */
+bool filter_is_share(struct slice text); /* $share/… */
 struct filter *filter_find(struct subscription *s, struct slice text);
 /* A free or new slot; text is copied. Add it to the trie with filter_plant when it is filled in. */
 struct filter *filter_add(struct subscription *s, struct slice text);

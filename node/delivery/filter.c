@@ -11,6 +11,11 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+bool filter_is_share(struct slice text)
+{
+	return text.n > 7 && memcmp(text.p, "$share/", 7) == 0;
+}
+
 struct filter *filter_find(struct subscription *s, struct slice text)
 {
 	for (size_t i = 0; i < s->n_filters; i++) {

@@ -447,7 +447,7 @@ static void restore_filters(struct session *s, struct slice stored)
 
 		if (!f->text)
 			continue;
-		if (strncmp(f->text, "$share/", 7) == 0)
+		if (filter_is_share(slice_str(f->text)))
 			f->share = share_get(s->space, f, s->expiry_s, SESSION_START_NEW, 0);
 		else
 			filter_plant(s->sub, f);

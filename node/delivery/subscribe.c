@@ -12,11 +12,6 @@ enum {
 	JOIN_PATIENCE_MS = 10000, /* longer than it takes to find a share's owner dead */
 };
 
-static bool is_share(struct slice filter)
-{
-	return filter.n > 7 && memcmp(filter.p, "$share/", 7) == 0;
-}
-
 static bool wanted(const struct session_filter *f)
 {
 	return f->reason < 0x80;
@@ -120,7 +115,7 @@ static void on_starts(void *arg, const uint64_t *starts)
 static bool has_plain(const struct op *op)
 {
 	for (size_t i = 0; i < op->n; i++) {
-		if (wanted(&op->filters[i]) && !is_share(op->filters[i].filter))
+		if (wanted(&op->filters[i]) && !filter_is_share(op->filters[i].filter))
 			return true;
 	}
 	return false;
@@ -178,7 +173,7 @@ static void apply_one(struct op *op, struct session_filter *want)
 	want->reason = want->qos;
 	if (!fresh)
 		return;
-	if (!is_share(want->filter)) {
+	if (!filter_is_share(want->filter)) {
 		if (!op->begins)
 			f->since = since_of(op);
 		filter_plant(s->sub, f);
@@ -260,7 +255,7 @@ static bool stage_join(struct op *op)
 		const struct session_filter *want = &op->filters[op->joined++];
 		struct filter *f;
 
-		if (!wanted(want) || !is_share(want->filter))
+		if (!wanted(want) || !filter_is_share(want->filter))
 			continue;
 		f = filter_find(op->session->sub, want->filter);
 		if (f && f->share && share_wait(f->share, op)) {

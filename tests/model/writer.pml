@@ -48,7 +48,7 @@ byte slots_used;
 #define may_append(s) row_state[s]
 #endif
 
-/* What the transaction of work_append does when it commits. WRITER_FENCE: UPDATE writer SET flush_no=:n
+/* What the transaction of work_append does when it commits. Its fence: UPDATE writer SET flush_no=:n
  * WHERE session_id=:s AND writer_no=? AND flush_no=:n-1 AND fence=:f AND state=1; then, in the same
  * transaction, the heads and JOURNAL_INSERT_*. Checked: every flush is stored once; none is after it
  * was reported refused (no ghost); an ended session appends nothing; a publisher's order holds. */
