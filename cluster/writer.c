@@ -20,6 +20,7 @@ enum {
 struct part {
 	struct part *next; /* later in publishing order */
 	uint32_t failures; /* RETRY answers, those of the part it was split from included */
+	bool told;         /* its publishers were answered before the commit: a seeded error */
 	size_t n;
 	struct batch *batches[]; /* one reference each */
 };
@@ -56,12 +57,14 @@ static void writer_step(struct writer *w);
 /* ---- parts --------------------------------------------------------------------------------------
  */
 
-static struct part *part_new(struct batch *const *take, size_t n, uint32_t failures)
+/* `of`: the part it is a piece of, or NULL. */
+static struct part *part_new(struct batch *const *take, size_t n, const struct part *of)
 {
 	struct part *p = xmalloc(sizeof *p + n * sizeof *p->batches);
 
 	p->next = NULL;
-	p->failures = failures;
+	p->failures = of ? of->failures : 0;
+	p->told = of && of->told;
 	p->n = n;
 	memcpy(p->batches, take, n * sizeof *p->batches);
 	return p;
@@ -83,8 +86,8 @@ static void parts_drop(struct writer *w)
 static void split_at(struct writer *w, size_t at)
 {
 	struct part *whole = w->front;
-	struct part *left = part_new(whole->batches, at, whole->failures);
-	struct part *right = part_new(whole->batches + at, whole->n - at, whole->failures);
+	struct part *left = part_new(whole->batches, at, whole);
+	struct part *right = part_new(whole->batches + at, whole->n - at, whole);
 
 	left->next = right;
 	right->next = whole->next;
@@ -113,8 +116,7 @@ static void split_tenants(struct writer *w)
 		size_t n = tenant_end(rest);
 
 		if (n < rest->n) {
-			struct part *right =
-			        part_new(rest->batches + n, rest->n - n, rest->failures);
+			struct part *right = part_new(rest->batches + n, rest->n - n, rest);
 
 			right->next = rest->next;
 			rest->next = right;
@@ -134,7 +136,7 @@ static void split_events(struct writer *w)
 	        batch_split(b, 0, half),
 	        batch_split(b, half, batch_count(b)),
 	};
-	struct part *two = part_new(halves, 2, whole->failures);
+	struct part *two = part_new(halves, 2, whole);
 
 	two->next = whole->next;
 	w->front = two;
@@ -167,7 +169,7 @@ static void report_stored(struct writer *w)
 	struct part *p = w->front;
 
 	for (size_t i = 0; i < p->n; i++) {
-		if (BUG("ack-before-commit"))
+		if (p->told)
 			batch_unref(p->batches[i]);
 		else
 			w->events.on_stored(w->events.arg, p->batches[i]);
@@ -179,8 +181,12 @@ static void report_refused(struct writer *w, const char *reason)
 {
 	struct part *p = w->front;
 
-	for (size_t i = 0; i < p->n; i++)
-		w->events.on_refused(w->events.arg, p->batches[i], reason);
+	for (size_t i = 0; i < p->n; i++) {
+		if (p->told)
+			batch_unref(p->batches[i]);
+		else
+			w->events.on_refused(w->events.arg, p->batches[i], reason);
+	}
 	finish_front(w);
 }
 
@@ -303,6 +309,16 @@ static void on_appended(struct bus_append *req)
 	}
 }
 
+/* The seeded error of that name; a part is answered once, however often it is sent. */
+static void tell_too_soon(struct writer *w)
+{
+	struct part *p = w->front;
+
+	for (size_t i = 0; i < p->n && !p->told; i++)
+		w->events.on_stored(w->events.arg, batch_ref(p->batches[i]));
+	p->told = true;
+}
+
 static void send_append(struct writer *w)
 {
 	struct part *p = w->front;
@@ -318,8 +334,8 @@ static void send_append(struct writer *w)
 	        .batches = p->batches,
 	        .culprit = SIZE_MAX,
 	};
-	for (size_t i = 0; BUG("ack-before-commit") && i < p->n && !p->failures; i++)
-		w->events.on_stored(w->events.arg, batch_ref(p->batches[i]));
+	if (BUG("ack-before-commit"))
+		tell_too_soon(w);
 	w->bus->ops->append(w->bus, &w->append);
 }
 
@@ -431,7 +447,7 @@ bool writer_busy(const struct writer *w)
 void writer_flush(struct writer *w, struct batch *const *take, size_t n)
 {
 	assert(!writer_busy(w) && !w->closing && n > 0);
-	w->front = part_new(take, n, 0);
+	w->front = part_new(take, n, NULL);
 	w->phase = WRITER_READY;
 	writer_step(w);
 }
