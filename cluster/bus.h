@@ -34,6 +34,14 @@ enum {
 	BUS_HEADS_MAX = 500,           /* per look at the heads */
 	BUS_NAME_MAX = 255,            /* bytes of a subject or a subscription name */
 	BUS_AHEAD_MAX = 4096,          /* bytes of an encoded acked_ahead */
+	BUS_ADDR_MAX = 255,            /* bytes of a node's peer address, HOST:PORT */
+	BUS_FAILURES_MAX = 100,        /* failures and timer ids per settle */
+};
+
+/* Another node, as its session's row names it. */
+struct bus_peer {
+	struct id128 session_id;
+	char addr[BUS_ADDR_MAX + 1]; /* HOST:PORT of its peer listener; "" = it has none */
 };
 
 /* ---- append: one flush, one transaction ---------------------------------------------------------
@@ -135,8 +143,26 @@ struct bus_heads {
 enum bus_sub_kind {
 	BUS_SUB_SESSION = 1, /* an MQTT session's plain filters; name = client id, of one subject */
 	BUS_SUB_SHARE = 2,   /* $share/NAME/FILTER; subject empty, name = "NAME/FILTER" */
-	BUS_SUB_QUEUE = 3,   /* $queue/NAME (later) */
+	BUS_SUB_QUEUE = 3,   /* $queue/NAME; subject empty, name = NAME */
 };
+
+/* What becomes of an event that a queue's consumers fail to process. */
+struct bus_policy {
+	uint32_t max_attempts;   /* deliveries of one event; after the last it is a dead letter */
+	uint32_t ack_timeout_ms; /* a consumer that holds an event longer is cut off */
+	uint32_t backoff_ms;     /* pause after the first failed attempt; doubles with each */
+	uint32_t backoff_max_ms; /* up to this */
+	uint32_t max_failed;     /* events waiting to be tried again; at this the cursor waits */
+	bool ordered;            /* per key: a failing event holds back the later ones of its key */
+	bool pin;                /* retention waits for it: publishes are refused at the limit */
+};
+
+#define BUS_POLICY_DEFAULT                             \
+	((struct bus_policy){.max_attempts = 10,       \
+	                     .ack_timeout_ms = 30000,  \
+	                     .backoff_ms = 1000,       \
+	                     .backoff_max_ms = 600000, \
+	                     .max_failed = 1000})
 
 struct bus_cursor {
 	uint32_t partition_id;
@@ -165,8 +191,10 @@ struct bus_claim {
 	struct slice filters; /* JSON text; stored when created or fresh */
 	uint32_t n_starts;    /* cursors to make when created or fresh */
 	const struct bus_cursor *starts;
+	struct bus_policy policy; /* in: stored when created; out: what is stored. Queues only */
 
-	bool created; /* out; true also when fresh dropped an old one */
+	struct bus_peer holder; /* out, LOST: the live node that owns it */
+	bool created;           /* out; true also when fresh dropped an old one */
 	uint64_t subscription_id;
 	uint64_t epoch;
 	uint32_t stored_expiry_s;
@@ -223,6 +251,73 @@ struct bus_commit {
 	struct bus_cursor_row *rows; /* the caller's, acked_ahead bytes included, until done */
 };
 
+/* Settle deliveries of one subscription that need more than a cursor: events whose attempt failed
+ * move into the timer table (to be tried again) or become dead letters, events that came from there
+ * are done or moved again, and its cursors move past them: one transaction, fenced by owner and
+ * epoch, or nothing. */
+enum bus_failure_kind {
+	BUS_FAILED_RETRY,  /* again after delay_ms */
+	BUS_FAILED_DEAD,   /* a dead letter, for `reason` */
+	BUS_FAILED_PARKED, /* ordered: waits behind an earlier event of its key; no attempt made */
+};
+
+struct bus_failure {
+	enum bus_failure_kind kind;
+	uint64_t timer_id; /* it came from this row, which is changed or removed; 0 = the journal */
+	uint32_t partition_id; /* where the event was published */
+	uint64_t seq;
+	uint32_t attempt;    /* attempts made so far */
+	uint64_t delay_ms;   /* RETRY */
+	struct slice reason; /* one line for people and for `history`: why this attempt failed */
+	struct batch
+	        *batch; /* timer_id 0: holds the event at `index`; one reference, the caller's */
+	uint32_t index;
+	uint64_t made; /* out: the timer row made for it, 0 = none */
+};
+
+struct bus_settle {
+	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN, LOST (not ours any more, or a cursor
+	                             moved), FATAL */
+	void (*done)(struct bus_settle *);
+	void *arg;
+
+	uint32_t tenant_id;
+	uint64_t subscription_id;
+	uint64_t epoch;
+	size_t n_cursors; /* as in bus_commit: commit_no is the one to match */
+	const struct bus_cursor *cursors;
+	size_t n_failures; /* 0..BUS_FAILURES_MAX */
+	struct bus_failure *failures;
+	size_t n_done; /* timer rows whose events were processed: 0..BUS_FAILURES_MAX */
+	const uint64_t *done_timers;
+};
+
+/* A subscription's events that wait in the timer table: those that are due by now, the whole event
+ * of each, earliest first. A PARKED one is not due before its owner makes it so (with a settle). */
+struct bus_retry {
+	uint64_t timer_id;
+	enum bus_failure_kind kind; /* RETRY or PARKED */
+	uint32_t partition_id;
+	uint64_t seq;
+	uint32_t attempt;    /* attempts made so far */
+	struct batch *batch; /* of this one event; the caller's reference */
+};
+
+struct bus_retries {
+	enum sql_outcome outcome;
+	void (*done)(struct bus_retries *);
+	void *arg;
+
+	uint32_t tenant_id;
+	uint64_t subscription_id;
+	uint32_t limit; /* rows wanted */
+
+	size_t n;                  /* out */
+	struct bus_retry *retries; /* out: the caller's, free() */
+	uint64_t waiting;          /* out: rows in all, due or not, up to max_failed + 1 */
+	uint64_t next_in_ms;       /* out: until the next one is due; UINT64_MAX = none */
+};
+
 /* Which of these subscriptions are ours no longer? */
 struct bus_owned {
 	enum sql_outcome outcome;
@@ -247,6 +342,59 @@ struct bus_expire {
 	uint32_t removed; /* out */
 };
 
+/* ---- roles: what one node does for all ----------------------------------------------------------
+ */
+
+enum bus_role {
+	BUS_ROLE_TIMERS = 1,    /* moves what is due: scheduled publishes, wills, cron ticks */
+	BUS_ROLE_RETENTION = 2, /* takes old events away, and what dead nodes left */
+};
+
+/* Take a role by the claim rule: it is free when its owner is nobody or not a live session. */
+struct bus_role_claim {
+	enum sql_outcome outcome; /* OK; LOST a live node has it: see holder; RETRY */
+	void (*done)(struct bus_role_claim *);
+	void *arg;
+
+	enum bus_role role;
+	bool release;           /* give it up instead; `epoch` is then the one it is held by */
+	uint64_t epoch;         /* out: every transaction made in this role checks it */
+	struct bus_peer holder; /* out, LOST */
+};
+
+/* Move what is due by the database's clock into the journal, at most `limit` events, fair between
+ * tenants: in one transaction the role's fence, the rows deleted and counted, the events appended.
+ * Exactly once: who comes late finds the rows gone. Cron ticks likewise: the schedule's next time
+ * is moved on in the transaction that appends the tick's event. */
+struct bus_fire {
+	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN (ask again: nothing is moved twice), LOST
+	                             (the role is not ours any more), FATAL */
+	void (*done)(struct bus_fire *);
+	void *arg;
+
+	uint64_t epoch; /* of BUS_ROLE_TIMERS */
+	uint32_t limit;
+
+	size_t n;               /* out: batches appended, base_seq and stamp set */
+	struct batch **batches; /* out: one reference each; they and the array are the caller's */
+	uint64_t late_ms;       /* out: of the latest one moved */
+	uint64_t next_in_ms;    /* out: until the next is due; 0 = more is due; UINT64_MAX = none */
+};
+
+/* One small step of retention: old batches deleted (at most `limit`), what ended sessions left
+ * removed. */
+struct bus_retain {
+	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN, LOST (the role), FATAL */
+	void (*done)(struct bus_retain *);
+	void *arg;
+
+	uint64_t epoch; /* of BUS_ROLE_RETENTION */
+	uint32_t limit;
+
+	uint32_t removed; /* out: batches */
+	bool more;        /* out: ask again soon */
+};
+
 /* ---- the interface ------------------------------------------------------------------------------
  */
 
@@ -265,6 +413,11 @@ struct bus_ops {
 	void (*commit)(struct bus *, struct bus_commit *);
 	void (*owned)(struct bus *, struct bus_owned *);
 	void (*expire)(struct bus *, struct bus_expire *);
+	void (*settle)(struct bus *, struct bus_settle *);
+	void (*retries)(struct bus *, struct bus_retries *);
+	void (*role_claim)(struct bus *, struct bus_role_claim *);
+	void (*fire)(struct bus *, struct bus_fire *);
+	void (*retain)(struct bus *, struct bus_retain *);
 	void (*stop)(struct bus *, void (*on_stopped)(void *arg),
 	             void *arg); /* end the session cleanly */
 	void (*free)(struct bus *);
@@ -284,6 +437,9 @@ struct bus_events {
 	        void *arg); /* another node appended something; NULL = not wanted */
 	void (*on_taken)(
 	        void *arg); /* another node took a subscription from us by force; or NULL */
+	/* The other live nodes, when they are not the same as at the last call; or NULL. Borrowed
+	 * for the call. */
+	void (*on_peers)(void *arg, const struct bus_peer *peers, size_t n);
 	void *arg;
 };
 

@@ -44,6 +44,7 @@ INSERT INTO change_counter (id, changes) VALUES (1, 0) ON DUPLICATE KEY UPDATE i
 CREATE TABLE IF NOT EXISTS node_session (
   session_id     BINARY(16)        NOT NULL COMMENT 'random, one per life of a node, never reused',
   name           VARBINARY(128)    NOT NULL COMMENT 'for people: host name, worker number',
+  peer           VARBINARY(255)    NOT NULL DEFAULT '' COMMENT 'HOST:PORT where other nodes reach it; empty = nowhere',
   state          TINYINT UNSIGNED  NOT NULL DEFAULT 1 COMMENT '1 live, 0 ended for good',
   renewals       BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'still standing = not alive; no clock decides',
   taken          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'subscriptions that others took by force',
@@ -67,6 +68,8 @@ CREATE TABLE IF NOT EXISTS head (
   partition_id   SMALLINT UNSIGNED NOT NULL,
   next_seq       BIGINT UNSIGNED   NOT NULL DEFAULT 1 COMMENT 'the number the next event gets; the first is 1',
   bytes          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'attribute and payload bytes ever appended',
+  first_seq      BIGINT UNSIGNED   NOT NULL DEFAULT 1 COMMENT 'retention took everything below',
+  removed_bytes  BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'of bytes: what retention took',
   PRIMARY KEY (tenant_id, partition_id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='where a partition ends';
 
@@ -94,6 +97,13 @@ CREATE TABLE IF NOT EXISTS subscription (
   filters         LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'JSON array, an object per filter',
   expiry_s        INT UNSIGNED     NOT NULL COMMENT 'kept this long without a consumer; 4294967295 = for ever',
   state           TINYINT UNSIGNED NOT NULL DEFAULT 1 COMMENT '1 active, 2 paused, 3 ended',
+  max_attempts    INT UNSIGNED     NOT NULL DEFAULT 10 COMMENT 'queue, this and below: deliveries of one event, then it is a dead letter',
+  ack_timeout_ms  INT UNSIGNED     NOT NULL DEFAULT 30000 COMMENT 'a consumer that holds an event longer is cut off',
+  backoff_ms      INT UNSIGNED     NOT NULL DEFAULT 1000 COMMENT 'pause after the first failed attempt, doubled by each',
+  backoff_max_ms  INT UNSIGNED     NOT NULL DEFAULT 600000 COMMENT 'up to this',
+  max_failed      INT UNSIGNED     NOT NULL DEFAULT 1000 COMMENT 'events waiting to be tried again; at this the cursor waits',
+  ordered         TINYINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '1: a failing event holds back the later ones of its key',
+  pin             TINYINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '1: retention waits for it, publishes are refused at the limit',
   owner           BINARY(16)       NULL COMMENT 'node session that delivers it; null or not live = free',
   epoch           BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'raised by every claim and every change from outside',
   created_at      DATETIME(3)      NOT NULL DEFAULT (UTC_TIMESTAMP(3)),

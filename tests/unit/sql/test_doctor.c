@@ -48,7 +48,7 @@ static const struct {
         {"leat.account", "'leat'@'%'"},
         {"leat.grants", "GRANT USAGE ON *.* TO `leat`@`%`\n"
                         "GRANT ALL PRIVILEGES ON `leat`.* TO `leat`@`%`\n"},
-        {"leat.schema_version", "2"},
+        {"leat.schema_version", "3"},
         {"leat.clock_ahead_ms", "-3"},
         {"leat.round_trip_us", "210"},
         {"leat.commit_us", "600"},

@@ -1,0 +1,121 @@
+/* peer: what the nodes of a cluster tell each other, and how one of them is told something. Links
+ * (node/peer/link.h) carry it; delivery and the leader's work see only this. Loop thread only.
+ *
+ * Nothing here is needed for correctness: the database decides who owns what, every write is fenced
+ * there, and whatever a message says is checked against what this node knows. A message may be
+ * lost with its link; then both sides hear on_down, and what was under way is settled as if the
+ * other had gone. On one link messages arrive in the order they were sent. */
+#ifndef LEAT_NODE_PEER_H
+#define LEAT_NODE_PEER_H
+
+#include "base/id128.h"
+#include "base/slice.h"
+#include "cluster/bus.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum peer_type {
+	PEER_STORED = 1, /* hint: I committed a flush: these heads moved */
+	PEER_DUE,        /* hint to the leader of timers: something is due that early */
+	PEER_OWNER,      /* to all: I own this subscription now; tell me what you have of it */
+	PEER_HELD, /* the answer, also unasked: deliveries of it that I have in flight, or settled
+	            */
+	PEER_RELEASED, /* to all who consume it from me: I let go of it, anybody may claim it */
+	PEER_ATTACH,   /* to its owner: I have consumers for this subscription */
+	PEER_ATTACHED, /* the answer: this is its id, epoch, filters, policy */
+	PEER_REFUSED,  /* the answer: I do not own it (any more) */
+	PEER_CREDIT,   /* to its owner: so many more deliveries have room here */
+	PEER_DELIVER,  /* from its owner: one event for one of your consumers */
+	PEER_SETTLE,   /* to its owner: what became of deliveries */
+	PEER_DETACH,   /* to its owner: I have no consumers for it any more; all came back */
+};
+
+/* What became of a delivery. */
+enum peer_result {
+	PEER_ACKED,
+	PEER_NACKED,   /* a failed attempt; reason says why */
+	PEER_DEAD,     /* the consumer wants no further attempt */
+	PEER_TIMEOUT,  /* its consumer held it too long and was cut off: a failed attempt */
+	PEER_RETURNED, /* its consumer went away: no attempt was made */
+	PEER_FLYING,   /* HELD only: still in flight to a live consumer */
+};
+
+/* One delivery: names it in DELIVER, SETTLE and HELD. */
+struct peer_delivery {
+	uint32_t partition_id;
+	uint64_t seq;
+	uint64_t stamp;      /* fingerprint of the batch it is of */
+	uint64_t timer_id;   /* it came from this timer row; 0 = from the journal */
+	uint32_t attempt;    /* 1 = the first */
+	uint8_t result;      /* SETTLE, HELD: enum peer_result */
+	struct slice reason; /* SETTLE: NACKED: what the consumer said */
+};
+
+struct peer_head {
+	uint32_t tenant_id;
+	uint32_t partition_id;
+	uint64_t next_seq;
+};
+
+/* One message; which fields count is said by its type. Bytes are borrowed for the call. */
+struct peer_message {
+	enum peer_type type;
+
+	/* OWNER, RELEASED, ATTACH, ATTACHED, REFUSED, HELD: by name */
+	uint32_t tenant_id; /* these, and CREDIT, DELIVER, SETTLE, DETACH */
+	enum bus_sub_kind kind;
+	struct slice name;
+
+	/* OWNER, HELD, ATTACHED, CREDIT, DELIVER, SETTLE, DETACH: a stale epoch is refused */
+	uint64_t subscription_id;
+	uint64_t epoch;
+
+	struct slice filters;     /* ATTACHED: the JSON text of its row */
+	struct bus_policy policy; /* ATTACHED: queues */
+	uint32_t credit;          /* CREDIT: deliveries beyond those granted before */
+
+	/* DELIVER: one delivery and its event as the journal keeps it (cluster/batch.h) */
+	struct slice attributes;
+	struct slice body;
+
+	/* DELIVER (1), SETTLE, HELD */
+	size_t n_deliveries;
+	const struct peer_delivery *deliveries;
+
+	/* STORED */
+	struct id128 session_id; /* whose flush: the sender's */
+	uint32_t writer_no;
+	uint64_t flush_no;
+	size_t n_heads;
+	const struct peer_head *heads;
+
+	uint64_t due_in_ms; /* DUE */
+};
+
+/* What a user of the links is told. on_message's peer is one that on_up was called for. */
+struct peer_events {
+	void (*on_up)(void *arg, const struct id128 *peer);
+	void (*on_down)(void *arg, const struct id128 *peer);
+	void (*on_room)(void *arg,
+	                const struct id128 *peer); /* send() that refused will take more */
+	void (*on_message)(void *arg, const struct id128 *peer, const struct peer_message *m);
+	void *arg;
+};
+
+/* What a user of the links may do; a table, so that tests can put two of them face to face. */
+struct peer_port {
+	/* Queue it (copied, coalesced, sent at the end of the turn). False: the peer is not up, or
+	 * its queue is full: on_room tells when to go on. STORED and DUE are dropped instead. */
+	bool (*send)(void *self, const struct id128 *to, const struct peer_message *m);
+	void (*send_all)(void *self, const struct peer_message *m); /* to every peer that is up */
+	bool (*is_up)(void *self, const struct id128 *peer);
+	size_t (*n_up)(void *self);
+	/* Somebody we hear of by name and address alone (a subscription's holder): connect now,
+	 * without waiting for the next look; on_up tells. */
+	void (*expect)(void *self, const struct bus_peer *peer);
+	void *self;
+};
+
+#endif
