@@ -73,7 +73,8 @@ static struct sql_conn *with_heads(unsigned tenant)
 
 	snprintf(text, sizeof text,
 	         "DELETE FROM journal WHERE tenant_id=%u;DELETE FROM head WHERE tenant_id=%u;"
-	         "INSERT INTO head VALUES (%u,0,1,0),(%u,1,1,0)",
+	         "INSERT INTO head(tenant_id,partition_id,next_seq,bytes) VALUES "
+	         "(%u,0,1,0),(%u,1,1,0)",
 	         tenant, tenant, tenant, tenant);
 	run_ok(c, text);
 	assert_int_equal(sql_commit(c), SQL_OK);
@@ -325,7 +326,8 @@ static void test_deadlock_is_retry_and_never_commits(void **state)
 	run_ok(a, "UPDATE head SET bytes=1 WHERE tenant_id=1010 AND partition_id=0");
 	/* b is the heavier transaction, so a is the victim */
 	run_ok(b, "UPDATE head SET bytes=2 WHERE tenant_id=1010 AND partition_id=1;"
-	          "INSERT INTO head VALUES (1010,5,1,0),(1010,6,1,0),(1010,7,1,0),(1010,8,1,0)");
+	          "INSERT INTO head(tenant_id,partition_id,next_seq,bytes) VALUES "
+	          "(1010,5,1,0),(1010,6,1,0),(1010,7,1,0),(1010,8,1,0)");
 	pthread_create(&thread, NULL, lock_1_then_0, b);
 	usleep(200000);
 	o = run(a, "UPDATE head SET bytes=3 WHERE tenant_id=1010 AND partition_id=1");

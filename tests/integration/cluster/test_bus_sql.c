@@ -213,8 +213,9 @@ static int begin(void **state)
 
 	env->tenant_id = ++last_tenant;
 	snprintf(text, sizeof text,
-	         "INSERT INTO head VALUES (%u,0,1,0),(%u,1,1,0),(%u,2,1,0),(%u,3,1,0)", last_tenant,
-	         last_tenant, last_tenant, last_tenant);
+	         "INSERT INTO head(tenant_id,partition_id,next_seq,bytes) VALUES "
+	         "(%u,0,1,0),(%u,1,1,0),(%u,2,1,0),(%u,3,1,0)",
+	         last_tenant, last_tenant, last_tenant, last_tenant);
 	run(admin, text);
 	assert_int_equal(sql_commit(admin), SQL_OK);
 	return 0;
@@ -249,8 +250,10 @@ static void test_a_large_flush(void **state)
 	char text[300];
 
 	for (unsigned h = 0; h < 100; h++) {
-		snprintf(text, sizeof text, "INSERT INTO head VALUES (%u,%u,1,0)", env->tenant_id,
-		         10 + h);
+		snprintf(text, sizeof text,
+		         "INSERT INTO head(tenant_id,partition_id,next_seq,bytes) VALUES "
+		         "(%u,%u,1,0)",
+		         env->tenant_id, 10 + h);
 		run(admin, text);
 		for (unsigned i = 0; i < 3; i++)
 			batches[3 * h + i] = suite_batch(env->tenant_id, 10 + h, 1 + i * 5, 5);
@@ -373,8 +376,10 @@ static void test_deadlock_is_retry(void **state)
 
 	/* the admin has written more, so the flush is the one that is rolled back */
 	for (unsigned i = 0; i < 100; i++) {
-		snprintf(text, sizeof text, "INSERT INTO head VALUES (%u,%u,1,0)", env->tenant_id,
-		         1000 + i);
+		snprintf(text, sizeof text,
+		         "INSERT INTO head(tenant_id,partition_id,next_seq,bytes) VALUES "
+		         "(%u,%u,1,0)",
+		         env->tenant_id, 1000 + i);
 		run(admin, text);
 	}
 	snprintf(text, sizeof text,
