@@ -262,6 +262,7 @@ static void answer_claim(struct sim_op *op, struct bus_claim *out)
 {
 	struct bus_claim *r = &op->r.claim;
 
+	out->holder = r->holder;
 	out->created = r->created;
 	out->subscription_id = r->subscription_id;
 	out->epoch = r->epoch;
@@ -329,12 +330,12 @@ void sim_op_answer(struct sim_op *op, void *request, enum sql_outcome outcome)
 	if (outcome != SQL_OK)
 		sim_op_drop_results(op);
 	switch (op->kind) {
-#define SIM_ANSWER(verb, writes)                                   \
-	case SIM_##verb:                                           \
-		((struct bus_##verb *)request)->outcome = outcome; \
-		if (outcome == SQL_OK || outcome == SQL_FATAL)     \
-			answer_results(op, request);               \
-		((struct bus_##verb *)request)->done(request);     \
+#define SIM_ANSWER(verb, writes)                                                      \
+	case SIM_##verb:                                                              \
+		((struct bus_##verb *)request)->outcome = outcome;                    \
+		if (outcome == SQL_OK || outcome == SQL_FATAL || outcome == SQL_LOST) \
+			answer_results(op, request);                                  \
+		((struct bus_##verb *)request)->done(request);                        \
 		break;
 		SIM_REQUESTS(SIM_ANSWER)
 #undef SIM_ANSWER

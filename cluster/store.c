@@ -309,9 +309,12 @@ enum sql_outcome store_heads(const struct store *s, struct bus_heads *req)
 /* ---- subscriptions ------------------------------------------------------------------------------
  */
 
-static bool owner_live(const void *arg, const struct id128 *id)
+/* A node is reached at its name here. */
+static const char *owner_live(const void *arg, const struct id128 *id)
 {
-	return store_session_live(arg, id);
+	const struct session *session = session_find(arg, id);
+
+	return session && session->live ? session->name : NULL;
 }
 
 enum sql_outcome store_claim(struct store *s, const struct id128 *me, struct bus_claim *req)

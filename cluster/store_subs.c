@@ -8,6 +8,7 @@
 #include "cluster/store.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct cursor {
@@ -206,17 +207,21 @@ void store_claim_release(struct bus_claim *req)
 }
 
 static enum sql_outcome claim_row(struct store_subs *t, const struct id128 *me,
-                                  bool (*owner_live)(const void *, const struct id128 *),
+                                  const char *(*owner_live)(const void *, const struct id128 *),
                                   const void *arg, struct bus_claim *req, struct buf *key)
 {
 	struct sub *sub = map_get(&t->by_key, key->data, key->len);
 	bool gone = !sub || sub_expired(sub);
+	const char *holder;
 
 	if (gone && !req->create)
 		return SQL_FATAL;
 	if (sub && !req->force && !id128_is_zero(&sub->owner) && !id128_eq(&sub->owner, me) &&
-	    owner_live(arg, &sub->owner))
+	    (holder = owner_live(arg, &sub->owner))) {
+		req->holder.session_id = sub->owner;
+		snprintf(req->holder.addr, sizeof req->holder.addr, "%s", holder);
 		return SQL_LOST;
+	}
 	req->created = gone || req->fresh;
 	if (!sub)
 		sub = sub_make(t, req, key);
@@ -232,7 +237,8 @@ static enum sql_outcome claim_row(struct store_subs *t, const struct id128 *me,
 }
 
 enum sql_outcome store_subs_claim(struct store_subs *t, const struct id128 *me,
-                                  bool (*owner_live)(const void *arg, const struct id128 *id),
+                                  const char *(*owner_live)(const void *arg,
+                                                            const struct id128 *id),
                                   const void *arg, struct bus_claim *req)
 {
 	struct buf key = {0};

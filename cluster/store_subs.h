@@ -11,9 +11,10 @@ struct store_subs;
 struct store_subs *store_subs_new(void);
 void store_subs_free(struct store_subs *t);
 
-/* owner_live: whether a node session may hold subscriptions. */
+/* owner_live: whether a node session may hold subscriptions; and then its name. */
 enum sql_outcome store_subs_claim(struct store_subs *t, const struct id128 *me,
-                                  bool (*owner_live)(const void *arg, const struct id128 *id),
+                                  const char *(*owner_live)(const void *arg,
+                                                            const struct id128 *id),
                                   const void *arg, struct bus_claim *req);
 enum sql_outcome store_subs_change(struct store_subs *t, const struct id128 *me,
                                    struct bus_change *req);

@@ -28,6 +28,7 @@ struct claim_row {
 	uint64_t epoch;
 	struct id128 owner; /* zero = none */
 	bool owner_live;
+	char peer[BUS_ADDR_MAX + 1]; /* the owner's */
 	bool expired;
 	uint32_t expiry_s;
 };
@@ -48,12 +49,12 @@ static void memory_set_filters(struct claim_memory *m, struct slice filters)
 	m->filters_bytes = filters.n;
 }
 
-/* subscription_id, epoch, owner, owner is live, has expired, expiry_s, filters */
+/* subscription_id, epoch, owner, owner is live, has expired, expiry_s, filters, owner's peer */
 static int on_subscription(void *arg, const struct sql_cell *cells, unsigned n)
 {
 	struct claim_row *row = arg;
 
-	if (n < 7)
+	if (n < 8)
 		return 1;
 	row->found = true;
 	row->subscription_id = cells[0].u;
@@ -64,6 +65,8 @@ static int on_subscription(void *arg, const struct sql_cell *cells, unsigned n)
 	row->expired = cells[4].u != 0;
 	row->expiry_s = (uint32_t)cells[5].u;
 	memory_set_filters(row->memory, cells[6].bytes);
+	if (cells[7].bytes.n <= BUS_ADDR_MAX && !cells[7].null)
+		memcpy(row->peer, cells[7].bytes.p, cells[7].bytes.n);
 	return 1;
 }
 
@@ -213,8 +216,11 @@ static enum sql_outcome claim_row(struct sql_conn *c, const struct id128 *me, st
 	if ((!row->found || row->expired) && !req->create)
 		return SQL_FATAL;
 	by_force = row->found && row->owner_live && !id128_eq(&row->owner, me);
-	if (by_force && !req->force)
+	if (by_force && !req->force) {
+		req->holder.session_id = row->owner;
+		memcpy(req->holder.addr, row->peer, sizeof req->holder.addr);
 		return SQL_LOST;
+	}
 	req->created = !row->found || row->expired || req->fresh;
 	o = row->found ? take_row(c, me, req, row) : create_row(c, me, req);
 	if (o == SQL_OK && by_force)

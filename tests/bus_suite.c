@@ -526,6 +526,7 @@ static void test_one_owner_at_a_time(void **state)
 		skip();
 	assert_int_equal(suite_claim(env, env->bus, &mine), SQL_OK);
 	assert_int_equal(suite_claim(env, env->other, &theirs), SQL_LOST);
+	assert_true(id128_eq(&theirs.holder.session_id, &env->bus->session_id));
 	assert_int_equal(change(env, &mine, BUS_CHANGE_RELEASE, 0), SQL_OK);
 	assert_int_equal(suite_claim(env, env->other, &theirs), SQL_OK);
 	assert_false(theirs.created);

@@ -14,6 +14,7 @@
 
 #include "base/map.h"
 #include "cluster/bus.h"
+#include "node/delivery/consumer.h"
 #include "node/delivery/dispatch.h"
 #include "node/delivery/feed.h"
 #include "node/delivery/session.h"
@@ -112,7 +113,7 @@ struct subscription {
 	size_t n_filters;
 	struct place *places; /* one per partition; NULL until the first filter */
 
-	struct session **consumers; /* sessions with a started connection */
+	struct consumer **consumers; /* sessions with a started connection */
 	size_t n_consumers;
 	size_t turn; /* round robin */
 
@@ -236,8 +237,8 @@ void subscription_stored(struct subscription *s); /* its cursors have their rows
 void subscription_suspend(struct subscription *s);
 void subscription_wake(struct subscription *s); /* a consumer is there: catch up and pump */
 void subscription_pump(struct subscription *s);
-void subscription_park(struct subscription *s, struct session *gone);
-void subscription_add_consumer(struct subscription *s, struct session *c);
+void subscription_park(struct subscription *s, struct consumer *gone);
+void subscription_add_consumer(struct subscription *s, struct consumer *c);
 void subscription_reclaim(struct subscription *s); /* after a new generation */
 void subscription_doubt(struct subscription *s);   /* what is stored is not known: claim anew */
 void subscription_lost(struct subscription *s);    /* a fence did not match: it is not ours */
@@ -328,6 +329,7 @@ void op_drop_all(struct session *s);   /* the session is going */
 
 /* session.c */
 struct session {
+	struct consumer consumer; /* first: session_of() */
 	struct space *space;
 	char *key; /* subject NUL client_id */
 	size_t key_len;
@@ -360,6 +362,12 @@ struct session {
 	uint16_t next_slot;
 	struct op_list pending; /* SUBSCRIBE and UNSUBSCRIBE in order, one at work */
 };
+
+/* The session that a consumer is. */
+static inline struct session *session_of(struct consumer *c)
+{
+	return (struct session *)c;
+}
 
 bool session_can_take(const struct session *s);
 bool session_can_begin(const struct session *s); /* the same, and a packet id is free */

@@ -303,8 +303,8 @@ void feed_suspend(struct feed *f, uint64_t matched_through)
 	f->live = f->blocked = false;
 }
 
-void feed_each_held_by(struct feed *f, const void *holder, void (*fn)(void *, struct feed_entry *),
-                       void *arg)
+void feed_each_held_by(struct feed *f, const struct consumer *holder,
+                       void (*fn)(void *, struct feed_entry *), void *arg)
 {
 	for (size_t i = 0; i < f->count; i++) {
 		struct feed_entry *e = entry_at(f, i);

@@ -23,12 +23,15 @@ enum feed_state {
 	FEED_DONE,  /* settled, but something before it is not */
 };
 
+/* Who has it: node/delivery/consumer.h. */
+struct consumer;
+
 struct feed_entry {
 	uint64_t seq;
-	uint64_t stamp;     /* SENT, or READY again: the batch's fingerprint when it was sent */
-	void *holder;       /* SENT: the session; READY with a packet_id: whose packet id it is */
-	uint16_t packet_id; /* 0 = none; READY with one is sent again with DUP */
-	uint8_t state;      /* enum feed_state */
+	uint64_t stamp; /* SENT, or READY again: the batch's fingerprint when it was sent */
+	struct consumer *holder; /* SENT: who; READY with a packet_id: whose packet id it is */
+	uint16_t packet_id;      /* 0 = none; READY with one is sent again with DUP */
+	uint8_t state;           /* enum feed_state */
 };
 
 /* What a new sequence number is to a feed that starts again from its cursor. */
@@ -111,7 +114,7 @@ void feed_encode_ahead(const struct feed *f, uint64_t matched_through, size_t ma
 void feed_suspend(struct feed *f, uint64_t matched_through);
 
 /* Walk the entries in flight to holder; fn may change packet_id and state through feed_set. */
-void feed_each_held_by(struct feed *f, const void *holder, void (*fn)(void *, struct feed_entry *),
-                       void *arg);
+void feed_each_held_by(struct feed *f, const struct consumer *holder,
+                       void (*fn)(void *, struct feed_entry *), void *arg);
 
 #endif

@@ -258,7 +258,7 @@ static void session_end(struct session *s, enum ending how)
 	op_drop_all(s);
 	if (sub) {
 		leave_shares(s);
-		subscription_park(sub, s);
+		subscription_park(sub, &s->consumer);
 		if (how != END_ROW_LEFT)
 			closing_start(sub, how == END_ROW_DELETED, s->expiry_s, idle_seconds(s));
 		subscription_kill(sub); /* it holds a request of ours until it is freed */
@@ -310,12 +310,12 @@ static void session_park(struct session *s)
 {
 	if (!s->sub)
 		return;
-	subscription_park(s->sub, s);
+	subscription_park(s->sub, &s->consumer);
 	for (size_t i = 0; i < s->sub->n_filters; i++) {
 		struct subscription *share = s->sub->filters[i].share;
 
 		if (share) {
-			subscription_park(share, s);
+			subscription_park(share, &s->consumer);
 			session_void_subscription(s, share);
 		}
 	}
@@ -394,10 +394,10 @@ void session_start(struct session *s)
 	if (s->dead || !s->conn_id)
 		return;
 	s->started = true;
-	subscription_add_consumer(s->sub, s);
+	subscription_add_consumer(s->sub, &s->consumer);
 	for (size_t i = 0; i < s->sub->n_filters; i++) {
 		if (s->sub->filters[i].share)
-			subscription_add_consumer(s->sub->filters[i].share, s);
+			subscription_add_consumer(s->sub->filters[i].share, &s->consumer);
 	}
 	subscription_wake(s->sub);
 	for (size_t i = 0; i < s->sub->n_filters; i++) {

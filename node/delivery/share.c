@@ -161,7 +161,7 @@ bool share_wait(struct subscription *share, struct op *op)
 void share_leave(struct subscription *share, struct session *s)
 {
 	session_void_subscription(s, share);
-	subscription_park(share, s);
+	subscription_park(share, &s->consumer);
 	if (--share->members)
 		return;
 	wake_waiting(share); /* whoever waits for it is leaving too */

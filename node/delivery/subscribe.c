@@ -181,7 +181,7 @@ static void apply_one(struct op *op, struct session_filter *want)
 	}
 	f->share = share_get(s->space, f, s->expiry_s, op->start, op->start_value);
 	if (session_consumes(s)) {
-		subscription_add_consumer(f->share, s);
+		subscription_add_consumer(f->share, &s->consumer);
 		subscription_wake(f->share);
 	}
 }

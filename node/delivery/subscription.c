@@ -38,12 +38,12 @@ static bool match_again(const struct place *pl, uint64_t seq, const struct event
 /* ---- delivering --------------------------------------------------------------------------------
  */
 
-static struct session *pick_consumer(struct subscription *s)
+static struct consumer *pick_consumer(struct subscription *s)
 {
 	for (size_t i = 0; i < s->n_consumers; i++) {
-		struct session *c = s->consumers[s->turn++ % s->n_consumers];
+		struct consumer *c = s->consumers[s->turn++ % s->n_consumers];
 
-		if (session_can_begin(c))
+		if (consumer_can_begin(c))
 			return c;
 	}
 	return NULL;
@@ -63,27 +63,21 @@ static uint32_t remaining_s(const struct event *ev)
 static void settle_unsent(struct place *pl, struct feed_entry *e)
 {
 	if (e->packet_id)
-		session_free_packet_id(e->holder, e->packet_id);
+		session_free_packet_id(session_of(e->holder), e->packet_id);
 	place_settle(pl, e->seq);
 }
 
-/* Send one event; e is its entry if it waited. What began on an earlier connection, and so has a
- * packet id, is sent again whatever became of its filter and its expiry [MQTT-4.4.0-1,
+/* Send one event to a session; e is its entry if it waited. What began on an earlier connection,
+ * and so has a packet id, is sent again whatever became of its filter and its expiry [MQTT-4.4.0-1,
  * MQTT-3.10.4-3]. The last thing done with e: the connection may settle it at once. */
-static void deliver(struct place *pl, struct session *c, uint64_t seq, const struct event *ev,
-                    struct batch *b, const struct match *m, struct feed_entry *e)
+static void send_to_session(struct place *pl, struct session *c, uint64_t seq,
+                            const struct event *ev, struct batch *b, const struct match *m,
+                            struct feed_entry *e)
 {
-	struct dispatch_stats *stats = &pl->partition->space->dispatch->stats;
 	bool begun = e && e->packet_id;
 	struct match own;
 	struct outgoing out = {.ev = ev, .owner = b, .expiry_s = remaining_s(ev)};
 
-	if (!begun && ev->expires_ms && ev->expires_ms <= clock_wall_ms()) {
-		stats->expired++;
-		if (e)
-			place_settle(pl, seq);
-		return;
-	}
 	if (pl->sub->kind == BUS_SUB_SHARE) { /* each member has options of its own */
 		match_clear(&own);
 		match_add(&own, session_share_filter(c, pl->sub));
@@ -94,7 +88,7 @@ static void deliver(struct place *pl, struct session *c, uint64_t seq, const str
 		out.qos = 1;
 	out.subscription_ids = m->ids;
 	out.n_subscription_ids = m->n_ids;
-	stats->delivered++;
+	pl->partition->space->dispatch->stats.delivered++;
 	if (!out.qos) {
 		session_send(c, &out);
 		if (e)
@@ -106,11 +100,26 @@ static void deliver(struct place *pl, struct session *c, uint64_t seq, const str
 	out.dup = begun;
 	if (!begun)
 		e->packet_id = session_take_packet_id(c, pl, seq);
-	e->holder = c;
+	e->holder = &c->consumer;
 	e->stamp = batch_stamp(b);
 	out.packet_id = e->packet_id;
 	feed_set(&pl->feed, e, FEED_SENT);
 	session_send(c, &out);
+}
+
+/* One event to a consumer that can take it; e is its entry if it waited. */
+static void deliver(struct place *pl, struct consumer *c, uint64_t seq, const struct event *ev,
+                    struct batch *b, const struct match *m, struct feed_entry *e)
+{
+	bool begun = e && e->packet_id;
+
+	if (!begun && ev->expires_ms && ev->expires_ms <= clock_wall_ms()) {
+		pl->partition->space->dispatch->stats.expired++;
+		if (e)
+			place_settle(pl, seq);
+		return;
+	}
+	send_to_session(pl, session_of(c), seq, ev, b, m, e);
 }
 
 bool place_wants(struct place *pl)
@@ -141,14 +150,14 @@ static bool recall(struct place *pl, uint64_t seq, uint64_t stamp)
 		break;
 	}
 	if (stale.packet_id)
-		session_void_packet_id(stale.holder, stale.packet_id);
+		session_void_packet_id(session_of(stale.holder), stale.packet_id);
 	return false;
 }
 
 bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct batch *b,
                  const struct match *m)
 {
-	struct session *c;
+	struct consumer *c;
 
 	if (!pl->sub->n_consumers || feed_full(&pl->feed))
 		return false;
@@ -194,7 +203,7 @@ void place_skip(struct place *pl, uint64_t from, uint64_t to)
 static bool pump_one(struct place *pl)
 {
 	struct feed_entry *e = feed_next_ready(&pl->feed);
-	struct session *c;
+	struct consumer *c;
 	struct batch *b;
 	struct event ev;
 	struct match m;
@@ -203,7 +212,7 @@ static bool pump_one(struct place *pl)
 	if (!e)
 		return false;
 	if (e->packet_id)
-		c = session_can_take(e->holder) ? e->holder : NULL;
+		c = session_can_take(session_of(e->holder)) ? e->holder : NULL;
 	else
 		c = pick_consumer(pl->sub);
 	if (!c)
@@ -240,13 +249,13 @@ void subscription_pump(struct subscription *s)
 /* ---- consumers ---------------------------------------------------------------------------------
  */
 
-void subscription_add_consumer(struct subscription *s, struct session *c)
+void subscription_add_consumer(struct subscription *s, struct consumer *c)
 {
-	s->consumers = xrealloc(s->consumers, (s->n_consumers + 1) * sizeof(struct session *));
+	s->consumers = xrealloc(s->consumers, (s->n_consumers + 1) * sizeof(struct consumer *));
 	s->consumers[s->n_consumers++] = c;
 }
 
-static void remove_consumer(struct subscription *s, struct session *c)
+static void remove_consumer(struct subscription *s, const struct consumer *c)
 {
 	for (size_t i = 0; i < s->n_consumers; i++) {
 		if (s->consumers[i] == c) {
@@ -276,10 +285,9 @@ static void park_entry(void *arg, struct feed_entry *e)
 		e->state = FEED_READY;
 }
 
-/* A consumer's connection is gone: what it had in flight is to be sent again: to itself under the
- * same packet ids when it is a session that may come back, to others when the subscription is
- * shared. */
-void subscription_park(struct subscription *s, struct session *gone)
+/* A consumer is gone: what it had in flight is to be sent again: to itself under the same packet
+ * ids when it is a session that may come back, to others when the subscription is shared. */
+void subscription_park(struct subscription *s, struct consumer *gone)
 {
 	bool keep = s->kind == BUS_SUB_SESSION;
 

@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { PEER_DELIVERIES_MAX = 256 };
+
 enum peer_type {
 	PEER_STORED = 1, /* hint: I committed a flush: these heads moved */
 	PEER_DUE,        /* hint to the leader of timers: something is due that early */
@@ -74,13 +76,19 @@ struct peer_message {
 
 	struct slice filters;     /* ATTACHED: the JSON text of its row */
 	struct bus_policy policy; /* ATTACHED: queues */
-	uint32_t credit;          /* CREDIT: deliveries beyond those granted before */
+
+	/* ATTACH, CREDIT: sessions that share them; CREDIT: 0 takes back what was granted before */
+	uint32_t consumers;
+	uint32_t credit;   /* CREDIT: deliveries beyond those granted before */
+	uint32_t expiry_s; /* ATTACH: it is to be kept so long after its last consumer */
 
 	/* DELIVER: one delivery and its event as the journal keeps it (cluster/batch.h) */
 	struct slice attributes;
 	struct slice body;
 
-	/* DELIVER (1), SETTLE, HELD */
+	/* DELIVER (1), SETTLE, HELD: at most PEER_DELIVERIES_MAX; a HELD that is full is followed
+	 * by another, and what no part names is not in flight. HELD's epoch is the one they were
+	 * delivered under. */
 	size_t n_deliveries;
 	const struct peer_delivery *deliveries;
 

@@ -28,6 +28,10 @@ static unsigned rnd(unsigned below)
 	return (unsigned)(seed >> 33) % below;
 }
 
+struct consumer {
+	int any;
+};
+
 struct model {
 	struct feed feed;
 	enum fate fate[LAST + 1];
@@ -37,7 +41,7 @@ struct model {
 	uint64_t next; /* to be matched */
 	uint16_t last_id;
 	uint64_t cursor; /* the highest seen */
-	int holder;
+	struct consumer holder;
 };
 
 static bool settled(enum fate f)
