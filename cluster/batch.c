@@ -40,6 +40,7 @@ void batch_unref(struct batch *b)
 	buf_release(&b->body);
 	buf_release(&b->raw);
 	free(b->items);
+	free(b->timers);
 	free(b);
 }
 
@@ -48,6 +49,8 @@ struct batch_item *batch_item_add(struct batch *b)
 	if (b->n == b->cap) {
 		b->cap = b->cap ? b->cap * 2 : ITEMS_FIRST;
 		b->items = xrealloc(b->items, b->cap * sizeof *b->items);
+		if (b->partition_id == BATCH_SCHEDULED)
+			b->timers = xrealloc(b->timers, b->cap * sizeof *b->timers);
 	}
 	return &b->items[b->n];
 }
@@ -293,6 +296,17 @@ static size_t event_bytes_min(const struct event *ev)
 	return ev->payload.n + ev->topic.n + ev->client.n + ev->key.n + ev->props.n / 2;
 }
 
+static void put_timer(struct batch *b, const struct event *ev)
+{
+	b->timers[b->n] = (struct batch_timer){
+	        .when = ev->when,
+	        .when_ms = ev->when_ms,
+	        .partition_id = ev->partition_id,
+	        .owner = batch_put_raw(b, ev->owner),
+	        .name = batch_put_raw(b, ev->name),
+	};
+}
+
 int batch_append(struct batch *b, const struct event *ev, struct publisher from)
 {
 	size_t attributes_before = b->attributes.len;
@@ -300,6 +314,7 @@ int batch_append(struct batch *b, const struct event *ev, struct publisher from)
 	struct batch_item *it;
 
 	assert(!b->sealed && ev->topic.n > 0 && ev->topic.n <= BATCH_TEXT_MAX);
+	assert((b->partition_id == BATCH_SCHEDULED) == (ev->when != EVENT_NOW));
 	assert(ev->payload.n <= BATCH_BODY_MAX - b->body.len);
 	if (b->n == BATCH_MAX_EVENTS)
 		return -1;
@@ -321,6 +336,8 @@ int batch_append(struct batch *b, const struct event *ev, struct publisher from)
 		return -1;
 	}
 	buf_append_slice(&b->body, ev->payload);
+	if (b->timers)
+		put_timer(b, ev);
 	b->n++;
 	return 0;
 }
@@ -350,11 +367,20 @@ static struct batch_place place_move(const struct batch *from, struct batch *to,
 	return p;
 }
 
-static void split_one(const struct batch *from, struct batch *to, const struct batch_item *old)
+static void move_timer(const struct batch *from, struct batch *to, uint32_t i)
 {
+	struct batch_timer *t = &to->timers[to->n];
+
+	*t = from->timers[i];
+	t->owner = batch_put_raw(to, place_slice(from, from->timers[i].owner));
+	t->name = batch_put_raw(to, place_slice(from, from->timers[i].name));
+}
+
+static void move_one(const struct batch *from, struct batch *to, uint32_t i)
+{
+	const struct batch_item *old = &from->items[i];
 	struct batch_item *it = batch_item_add(to);
 
-	assert(old->attr_n > 0);
 	buf_u8(&to->attributes, to->n ? ',' : '[');
 	*it = *old;
 	it->attr_at = (uint32_t)to->attributes.len;
@@ -363,10 +389,16 @@ static void split_one(const struct batch *from, struct batch *to, const struct b
 	it->client = place_move(from, to, old->client, old->attr_at, it->attr_at);
 	it->key = place_move(from, to, old->key, old->attr_at, it->attr_at);
 	it->props = place_move(from, to, old->props, old->attr_at, it->attr_at);
-	buf_append(&to->attributes, from->attributes.data + old->attr_at, old->attr_n);
+	if (old->attr_n)
+		buf_append(&to->attributes, from->attributes.data + old->attr_at, old->attr_n);
+	else
+		batch_object(from, i, &to->attributes);
+	it->attr_n = (uint32_t)to->attributes.len - it->attr_at;
 	put_offsets(&to->attributes, it->body_at, it->body_n);
 	if (it->body_n)
 		buf_append(&to->body, from->body.data + old->body_at, old->body_n);
+	if (to->timers)
+		move_timer(from, to, i);
 	to->n++;
 }
 
@@ -376,9 +408,23 @@ struct batch *batch_split(const struct batch *b, uint32_t from, uint32_t to)
 
 	assert(b->sealed && from < to && to <= b->n);
 	for (uint32_t i = from; i < to; i++)
-		split_one(b, part, &b->items[i]);
+		move_one(b, part, i);
 	batch_seal(part);
 	return part;
+}
+
+int batch_take(struct batch *to, const struct batch *from, uint32_t i)
+{
+	const struct batch_item *it;
+
+	assert(!to->sealed && from->sealed && i < from->n && to->partition_id != BATCH_SCHEDULED);
+	it = &from->items[i];
+	if (to->n == BATCH_MAX_EVENTS)
+		return -1;
+	if (to->n && batch_bytes(to) + it->body_n + it->attr_n + EVENT_OVERHEAD > BATCH_MAX_BYTES)
+		return -1;
+	move_one(from, to, i);
+	return 0;
 }
 
 /* ---- reading ------------------------------------------------------------------------------------
@@ -406,7 +452,8 @@ size_t batch_bytes(const struct batch *b)
 
 size_t batch_memory(const struct batch *b)
 {
-	return sizeof *b + b->cap * sizeof *b->items + b->attributes.cap + b->body.cap + b->raw.cap;
+	return sizeof *b + b->cap * (sizeof *b->items + (b->timers ? sizeof *b->timers : 0)) +
+	       b->attributes.cap + b->body.cap + b->raw.cap;
 }
 
 struct slice batch_attributes(const struct batch *b)
@@ -467,6 +514,27 @@ void batch_event(const struct batch *b, uint32_t i, struct event *out)
 	        .expires_ms = it->expires_ms,
 	        .qos = it->qos,
 	};
+	if (b->timers) {
+		const struct batch_timer *t = &b->timers[i];
+
+		out->when = t->when;
+		out->when_ms = t->when_ms;
+		out->partition_id = t->partition_id;
+		out->owner = place_slice(b, t->owner);
+		out->name = place_slice(b, t->name);
+	}
+}
+
+void batch_set_missing(struct batch *b, uint32_t i)
+{
+	assert(i < b->n && b->timers);
+	b->timers[i].missing = true;
+}
+
+bool batch_missing(const struct batch *b, uint32_t i)
+{
+	assert(i < b->n && b->timers);
+	return b->timers[i].missing;
 }
 
 struct publisher batch_publisher(const struct batch *b, uint32_t i)

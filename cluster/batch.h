@@ -27,6 +27,10 @@ enum {
 	        256 * 1024, /* attributes + body; one larger event is a batch of its own */
 };
 
+/* In place of a partition: what waits for its time. The flush that stores such a batch puts its
+ * events into the timer table instead of the journal; it never has a base_seq. */
+#define BATCH_SCHEDULED UINT32_MAX
+
 /* Who published an event and waits for the answer; conn_id 0 = nobody. */
 struct publisher {
 	uint64_t conn_id;
@@ -49,8 +53,13 @@ struct batch *batch_decode(uint32_t tenant_id, uint32_t partition_id, uint64_t b
                            uint32_t event_count, struct slice attributes, struct slice body,
                            struct err *e);
 
-/* A new sealed batch holding events [from, to) of a sealed one, publishers included: to bisect. */
+/* A new sealed batch holding events [from, to) of a sealed one, publishers included: to bisect, and
+ * to keep one event alone. Each object is as it was, but for o and l. */
 struct batch *batch_split(const struct batch *b, uint32_t from, uint32_t to);
+
+/* Copies the i-th event of a sealed batch into an open one of the journal. 0, or -1 when that is
+ * full. */
+int batch_take(struct batch *to, const struct batch *from, uint32_t i);
 
 uint32_t batch_tenant(const struct batch *b);
 uint32_t batch_partition(const struct batch *b);
@@ -71,9 +80,14 @@ void batch_set_stamp(struct batch *b, uint64_t stamp);
 uint64_t batch_stamp_of(const uint8_t session_id[16], uint32_t writer_no, uint64_t flush_no);
 
 /* The i-th event; slices point into the batch. Only what delivery needs is filled in: topic,
- * payload, props, client, key, expires_ms, qos; the rest is read from the attributes where it is
- * wanted. */
+ * payload, props, client, key, expires_ms, qos, and what is scheduled; the rest is read from the
+ * attributes where it is wanted. */
 void batch_event(const struct batch *b, uint32_t i, struct event *out);
+
+/* Scheduled only: what the i-th one (a cancel) was about was not there. Set by the loop thread,
+ * once, when the flush was stored. */
+void batch_set_missing(struct batch *b, uint32_t i);
+bool batch_missing(const struct batch *b, uint32_t i);
 struct publisher batch_publisher(const struct batch *b, uint32_t i);
 
 #endif

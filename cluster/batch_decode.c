@@ -1,7 +1,9 @@
+#include "base/mem.h"
 #include "base/utf8.h"
 #include "cluster/batch_impl.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include <jansson.h>
 #include <openssl/evp.h>
@@ -200,6 +202,22 @@ static int decode_items(struct batch *b, uint32_t event_count, struct err *e)
 	return rc;
 }
 
+void batch_object(const struct batch *b, uint32_t i, struct buf *out)
+{
+	json_t *list = json_loadb(b->attributes.data, b->attributes.len, 0, NULL);
+	json_t *object = json_array_get(list, i);
+	char *text;
+
+	json_object_del(object, "o");
+	json_object_del(object, "l");
+	text = json_dumps(object, JSON_COMPACT);
+	if (!text)
+		fatal("an event that was decoded is no JSON object");
+	buf_append(out, text, strlen(text) - 1);
+	free(text);
+	json_decref(list);
+}
+
 /* ---- rows as we write them ----------------------------------------------------------------------
  */
 
@@ -255,6 +273,7 @@ static bool scan_number(struct scan *s, uint64_t max, uint64_t *out)
 static bool scan_item(struct scan *s, struct batch *b)
 {
 	struct batch_item *it = batch_item_add(b);
+	const char *from = s->p;
 	uint64_t qos = 1;
 	uint64_t at;
 	uint64_t n;
@@ -270,6 +289,8 @@ static bool scan_item(struct scan *s, struct batch *b)
 		return false;
 	if (SCAN(s, ",\"exp\":") && !scan_number(s, INT64_MAX, &it->expires_ms))
 		return false;
+	it->attr_at = (uint32_t)(from - b->attributes.data);
+	it->attr_n = (uint32_t)(s->p - from);
 	if (!SCAN(s, ",\"o\":") || !scan_number(s, b->body.len, &at) || !SCAN(s, ",\"l\":") ||
 	    !scan_number(s, b->body.len - at, &n) || !SCAN(s, "}"))
 		return false;

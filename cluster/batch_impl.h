@@ -40,9 +40,19 @@ struct batch_item {
 	struct batch_place props;
 	uint32_t body_at;
 	uint32_t body_n;
-	uint32_t attr_at; /* its object up to, and without, ,"o":…; attr_n 0 = decoded */
+	uint32_t attr_at; /* its object up to, and without, ,"o":…; attr_n 0 = ask batch_object() */
 	uint32_t attr_n;
 	uint8_t qos;
+};
+
+/* What a scheduled event has besides. */
+struct batch_timer {
+	uint64_t when_ms;
+	uint32_t partition_id;
+	uint8_t when;
+	bool missing;
+	struct batch_place owner;
+	struct batch_place name;
 };
 
 struct batch {
@@ -55,12 +65,16 @@ struct batch {
 	uint64_t base_seq; /* 0 until stored */
 	uint64_t stamp;
 	struct batch_item *items;
-	struct buf attributes; /* JSON; without its closing bracket until sealed */
+	struct batch_timer *timers; /* parallel; BATCH_SCHEDULED only */
+	struct buf attributes;      /* JSON; without its closing bracket until sealed */
 	struct buf body;
 	struct buf raw; /* what JSON had to change: property blocks, texts with escapes */
 };
 
 struct batch_item *batch_item_add(struct batch *b); /* room for one more, not yet counted in n */
 struct batch_place batch_put_raw(struct batch *b, struct slice s);
+
+/* Append the i-th object of attributes that were decoded, up to, and without, ,"o":… */
+void batch_object(const struct batch *b, uint32_t i, struct buf *out);
 
 #endif

@@ -11,6 +11,18 @@
 
 #include <stdint.h>
 
+/* When it is to be published. All but EVENT_NOW stand in batches of BATCH_SCHEDULED only; the last
+ * three are no events but say something about one that waits, by its owner and name. */
+enum event_when {
+	EVENT_NOW,
+	EVENT_AT,          /* at when_ms, milliseconds since 1970 */
+	EVENT_AFTER,       /* when_ms after it was stored, by the database's clock */
+	EVENT_WILL,        /* when_ms after its client, or that one's node session, was lost */
+	EVENT_WILL_LOST,   /* the client of this will is lost: its delay begins */
+	EVENT_WILL_CANCEL, /* the will is not to be published */
+	EVENT_CANCEL,      /* nor the scheduled event */
+};
+
 struct event {
 	struct slice topic;   /* 1..65,535 bytes of UTF-8, no wildcard */
 	struct slice payload; /* raw bytes */
@@ -35,6 +47,17 @@ struct event {
 
 	uint64_t expires_ms; /* milliseconds since 1970; 0 = never */
 	uint8_t qos;         /* the publisher's: 0, 1 (2 later) */
+
+	/* scheduled */
+	uint8_t when;          /* enum event_when */
+	uint64_t when_ms;      /* see there */
+	uint32_t partition_id; /* where it goes then, as things were when it was stored */
+	struct slice owner;    /* subject whose name it is */
+	struct slice name;     /* scheduled: the publisher's, to cancel or replace it, or empty;
+	                        * will: the client id */
 };
+
+/* The partition, of n, that it belongs to: by its key, else by its topic. */
+uint32_t event_partition(const struct event *ev, uint32_t n);
 
 #endif

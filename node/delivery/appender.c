@@ -1,6 +1,5 @@
 #include "node/delivery/appender.h"
 
-#include "base/hash.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "cluster/writer.h"
@@ -125,13 +124,6 @@ static void queue_free(struct tenant_queue *q)
 	free(q);
 }
 
-static uint32_t pick_partition(const struct tenant_queue *q, const struct event *ev)
-{
-	struct slice by = ev->key.n ? ev->key : ev->topic;
-
-	return q->n_partitions == 1 ? 0 : (uint32_t)(hash_stable(by.p, by.n) % q->n_partitions);
-}
-
 /* A head that has nothing under way may change its writer: all it published before is stored, so
  * that its order holds. The one with less to do, so that nobody stands behind a flood needlessly.
  */
@@ -204,7 +196,7 @@ bool appender_publish(struct appender *a, const struct tenant *t, const struct e
 
 	if (!q)
 		q = queue_new(a, t);
-	queue_event(q, &q->heads[pick_partition(q, ev)], ev, from);
+	queue_event(q, &q->heads[event_partition(ev, q->n_partitions)], ev, from);
 	if (q->bytes < APPENDER_TENANT_MAX && a->bytes < APPENDER_NODE_MAX)
 		return false;
 	a->full = a->full || a->bytes >= APPENDER_NODE_MAX;

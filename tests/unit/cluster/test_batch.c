@@ -1,5 +1,7 @@
 #include "cluster/batch.h"
 
+#include "base/buf.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -155,6 +157,106 @@ static void test_split(void **state)
 	batch_unref(b);
 }
 
+/* One event out of a row of the journal is what it would be as a row of its own, whichever reader
+ * read it. */
+static void test_split_of_a_decoded_row(void **state)
+{
+	struct batch *b = three_events();
+	struct buf spaced = {0};
+	struct err e = {0};
+	struct batch *rows[2];
+
+	(void)state;
+	batch_seal(b);
+	buf_u8(&spaced, ' ');
+	buf_append_slice(&spaced, batch_attributes(b));
+	rows[0] = decode(b, &e);
+	rows[1] = batch_decode(3, 1, 7, 3, buf_slice(&spaced), batch_body(b), &e);
+	for (size_t r = 0; r < 2; r++) {
+		for (uint32_t i = 0; i < 3; i++) {
+			struct batch *want = batch_split(b, i, i + 1);
+			struct batch *one = batch_split(rows[r], i, i + 1);
+			struct batch *back = decode(one, &e);
+
+			if (!back)
+				fail_msg("%s", e.text);
+			assert_same_event(b, i, one, 0);
+			assert_same_event(b, i, back, 0);
+			assert_slice(batch_body(one), batch_body(want));
+			if (i != 1) /* whose \u000a jansson writes as \n */
+				assert_slice(batch_attributes(one), batch_attributes(want));
+			batch_unref(back);
+			batch_unref(one);
+			batch_unref(want);
+		}
+		batch_unref(rows[r]);
+	}
+	buf_release(&spaced);
+	batch_unref(b);
+}
+
+static void test_take(void **state)
+{
+	struct batch *b = three_events();
+	struct batch *to = batch_new(3, 2);
+	struct err e = {0};
+	struct batch *back;
+
+	(void)state;
+	batch_seal(b);
+	assert_int_equal(batch_take(to, b, 2), 0);
+	assert_int_equal(batch_take(to, b, 1), 0);
+	batch_seal(to);
+	back = decode(to, &e);
+	if (!back)
+		fail_msg("%s", e.text);
+	assert_same_event(b, 2, back, 0);
+	assert_same_event(b, 1, back, 1);
+	batch_unref(back);
+	batch_unref(to);
+	to = batch_new(3, 2);
+	for (int i = 0; i < BATCH_MAX_EVENTS; i++)
+		assert_int_equal(batch_take(to, b, 0), 0);
+	assert_int_equal(batch_take(to, b, 0), -1);
+	batch_unref(to);
+	batch_unref(b);
+}
+
+static void test_scheduled(void **state)
+{
+	struct batch *b = batch_new(3, BATCH_SCHEDULED);
+	struct event ev = {.topic = LIT("t"),
+	                   .payload = LIT("x"),
+	                   .qos = 1,
+	                   .when = EVENT_AT,
+	                   .when_ms = 1767225600000,
+	                   .partition_id = 2,
+	                   .owner = LIT("me"),
+	                   .name = LIT("n1")};
+	struct batch *part;
+	struct event got;
+
+	(void)state;
+	assert_int_equal(batch_append(b, &ev, (struct publisher){0}), 0);
+	ev.when = EVENT_CANCEL;
+	ev.name = LIT("n2");
+	assert_int_equal(batch_append(b, &ev, (struct publisher){0}), 0);
+	batch_seal(b);
+	assert_slice(batch_attributes(b),
+	             LIT("[{\"topic\":\"t\",\"o\":0,\"l\":1},{\"topic\":\"t\",\"o\":1,\"l\":1}]"));
+	part = batch_split(b, 1, 2);
+	batch_event(part, 0, &got);
+	assert_int_equal(got.when, EVENT_CANCEL);
+	assert_true(got.when_ms == 1767225600000 && got.partition_id == 2);
+	assert_slice(got.owner, LIT("me"));
+	assert_slice(got.name, LIT("n2"));
+	assert_false(batch_missing(part, 0));
+	batch_set_missing(part, 0);
+	assert_true(batch_missing(part, 0));
+	batch_unref(part);
+	batch_unref(b);
+}
+
 /* The reader of our own form and the JSON parser, which a space in front brings in, agree. */
 static void test_both_readers_agree(void **state)
 {
@@ -281,6 +383,9 @@ int main(void)
 	        cmocka_unit_test(test_attributes_text),
 	        cmocka_unit_test(test_decode_gives_the_events_back),
 	        cmocka_unit_test(test_split),
+	        cmocka_unit_test(test_split_of_a_decoded_row),
+	        cmocka_unit_test(test_take),
+	        cmocka_unit_test(test_scheduled),
 	        cmocka_unit_test(test_both_readers_agree),
 	        cmocka_unit_test(test_bounds),
 	        cmocka_unit_test(test_decode_refuses),
