@@ -7,10 +7,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE_MAX_BYTES = 1024, QUOTE_MAX_BYTES = 120, QUOTE_RING = 8 };
+enum { LINE_MAX_BYTES = 1024, ORIGIN_MAX_BYTES = 32, QUOTE_MAX_BYTES = 120, QUOTE_RING = 8 };
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 static atomic_int min_level = LOG_INFO;
+static char origin[ORIGIN_MAX_BYTES];
 
 void log_set_level(enum log_level min)
 {
@@ -20,6 +21,11 @@ void log_set_level(enum log_level min)
 enum log_level log_get_level(void)
 {
 	return (enum log_level)atomic_load_explicit(&min_level, memory_order_relaxed);
+}
+
+void log_set_origin(const char *text)
+{
+	snprintf(origin, sizeof origin, "%.*s ", ORIGIN_MAX_BYTES - 2, text);
 }
 
 int log_level_parse(const char *name, enum log_level *out)
@@ -47,8 +53,8 @@ void log_line(enum log_level level, const char *module, const char *fmt, ...)
 	clock_gettime(CLOCK_REALTIME, &ts);
 	gmtime_r(&ts.tv_sec, &tm);
 	n = strftime(line, sizeof line, "ts=%Y-%m-%dT%H:%M:%S", &tm);
-	n += (size_t)snprintf(line + n, sizeof line - n, ".%03ldZ level=%s module=%s ",
-	                      ts.tv_nsec / 1000000, level_names[level], module);
+	n += (size_t)snprintf(line + n, sizeof line - n, ".%03ldZ level=%s module=%s %s",
+	                      ts.tv_nsec / 1000000, level_names[level], module, origin);
 	va_start(ap, fmt);
 	rc = vsnprintf(line + n, sizeof line - n, fmt, ap);
 	va_end(ap);

@@ -14,6 +14,8 @@ enum log_level {
 };
 
 void log_set_level(enum log_level min);
+void log_set_origin(
+        const char *text); /* "worker=2": in every line from now on; before any thread */
 int log_level_parse(const char *name, enum log_level *out); /* 0, or -1 for an unknown name */
 enum log_level log_get_level(void);
 

@@ -66,18 +66,16 @@ static void fail(struct node *n, const char *text)
 
 /* ---- listeners ------------------------------------------------------------------------------- */
 
-static bool is_set(const struct addr *a)
-{
-	return a->host[0] || a->port;
-}
-
-static struct listener *listen_on(struct node *n, const char *name, const struct addr *addr,
+static struct listener *listen_on(struct node *n, const char *name, const struct addr *addr, int fd,
                                   struct tls_server *tls, const char *tenant, struct err *e)
 {
 	char text[ADDR_TEXT];
 	struct listener_options o = {
 	        .name = name,
 	        .addr = addr_text(addr, text),
+	        .fd = fd,
+	        .spread = n->config->shared.spread,
+	        .slot = n->config->shared.slot,
 	        .tls = tls,
 	        .ops = mqtt_conn_ops(),
 	        .arg = mqtt_listener_arg(n->mqtt, tenant),
@@ -92,12 +90,14 @@ static void serve(struct node *n)
 	struct node_ports ports = {0};
 	struct err e;
 
-	if (n->tls && !(n->listener = listen_on(n, "mqtt", &c->mqtt, n->tls, NULL, &e))) {
+	if (n->tls &&
+	    !(n->listener = listen_on(n, "mqtt", &c->mqtt, c->shared.mqtt_fd, n->tls, NULL, &e))) {
 		fail(n, e.text);
 		return;
 	}
-	if (is_set(&c->insecure) && !(n->insecure = listen_on(n, "insecure-mqtt", &c->insecure,
-	                                                      NULL, c->insecure_tenant, &e))) {
+	if (addr_is_set(&c->insecure) &&
+	    !(n->insecure = listen_on(n, "insecure-mqtt", &c->insecure, c->shared.insecure_fd, NULL,
+	                              c->insecure_tenant, &e))) {
 		fail(n, e.text);
 		return;
 	}
@@ -106,8 +106,9 @@ static void serve(struct node *n)
 	ports.insecure = n->insecure ? listener_port(n->insecure) : 0;
 	ports.admin = n->admin ? admin_port(n->admin) : 0;
 	log_info("node",
-	         "backend=%s mqtt_port=%u insecure_port=%u admin_port=%u tenants=%zu serving",
-	         c->db ? "sql" : "memory", ports.mqtt, ports.insecure, ports.admin,
+	         "name=%s backend=%s mqtt_port=%u insecure_port=%u admin_port=%u tenants=%zu "
+	         "serving",
+	         c->name, c->db ? "sql" : "memory", ports.mqtt, ports.insecure, ports.admin,
 	         registry_count(n->registry));
 	if (c->on_serving)
 		c->on_serving(c->arg, &ports);
@@ -251,6 +252,9 @@ static void on_stop_signal(void *arg)
 	struct node *n = arg;
 
 	if (n->state == NODE_DRAINING) {
+		/* a terminal or a service manager signals every process, and so does the parent */
+		if (n->config->shared.spread)
+			return;
 		log_warn("node", "a second signal: ending at once");
 		_exit(1);
 	}
@@ -409,17 +413,17 @@ static void write_metrics(void *arg, struct buf *out)
 
 /* ---- the map --------------------------------------------------------------------------------- */
 
-static int check_config(const struct node_config *c, struct err *e)
+int node_check(const struct node_config *c, struct err *e)
 {
-	if (is_set(&c->insecure) && !addr_is_loopback(&c->insecure))
+	if (addr_is_set(&c->insecure) && !addr_is_loopback(&c->insecure))
 		return err_set(e, 0,
 		               "--insecure-mqtt is for loopback addresses only (127.0.0.1:PORT): "
 		               "it knows no TLS and no tokens");
-	if (is_set(&c->insecure) && !c->insecure_tenant)
+	if (addr_is_set(&c->insecure) && !c->insecure_tenant)
 		return err_set(e, 0, "--insecure-mqtt needs --insecure-tenant NAME");
-	if (is_set(&c->mqtt) && !(c->cert_file && c->key_file))
+	if (addr_is_set(&c->mqtt) && !(c->cert_file && c->key_file))
 		return err_set(e, 0, "--mqtt needs --cert FILE and --key FILE");
-	if (!is_set(&c->mqtt) && !is_set(&c->insecure))
+	if (!addr_is_set(&c->mqtt) && !addr_is_set(&c->insecure))
 		return err_set(e, 0, "nothing to listen on: --mqtt ADDR");
 	return 0;
 }
@@ -434,16 +438,16 @@ static int node_init(struct node *n, struct err *e)
 	struct backend_events backend = {
 	        .on_open = on_backend_open, .on_failed = on_backend_failed, .arg = n};
 
-	if (check_config(c, e) < 0)
+	if (node_check(c, e) < 0)
 		return -1;
 	n->loop = loop_new();
 	n->conns = conn_table_new(n->loop);
 	n->registry = registry_new(on_registry_change, n);
-	if (is_set(&c->mqtt) && !(n->tls = tls_server_new(&tls, e)))
+	if (addr_is_set(&c->mqtt) && !(n->tls = tls_server_new(&tls, e)))
 		return -1;
 	if (!(n->backend = backend_new(n->loop, c, n->registry, &backend, e)))
 		return -1;
-	if (is_set(&c->admin) && !(n->admin = admin_new(n->loop, &c->admin, &admin, e)))
+	if (addr_is_set(&c->admin) && !(n->admin = admin_new(n->loop, &c->admin, &admin, e)))
 		return -1;
 	loop_on_signal(n->loop, SIGTERM, on_stop_signal, n);
 	loop_on_signal(n->loop, SIGINT, on_stop_signal, n);

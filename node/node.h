@@ -2,8 +2,8 @@
  * the end of its node session. `leat node` and `leat dev` are this with different settings. node.c
  * is the map: made top-down, run, freed in reverse.
  *
- * SIGTERM, SIGINT: drain (see node.c) and end with 0; a second one ends at once. SIGHUP:
- * certificates are read again. */
+ * SIGTERM, SIGINT: drain (see node.c) and end with 0; a second one ends at once, but for a worker,
+ * whose parent decides that. SIGHUP: certificates are read again. */
 #ifndef LEAT_NODE_NODE_H
 #define LEAT_NODE_NODE_H
 
@@ -15,10 +15,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { NODE_NAME_MAX = 120 }; /* bytes of a name, before a worker's "/NUMBER" */
+
+struct spread;
+
 struct node_ports {
 	uint16_t mqtt;     /* 0 = not served */
 	uint16_t insecure; /* likewise */
 	uint16_t admin;
+};
+
+/* What a worker of `leat node --workers` shares with the others; see node/workers.h. */
+struct node_shared {
+	struct spread *spread; /* NULL = this node is alone */
+	unsigned slot;
+	int mqtt_fd; /* bound by the parent; 0 = none */
+	int insecure_fd;
 };
 
 /* Borrowed for the life of the node. An address with host "" and port 0 is not listened on. */
@@ -46,10 +58,13 @@ struct node_config {
 	uint32_t session_expiry_max_s; /* longest life of an offline session */
 	size_t cache_bytes;            /* batches kept for delivery */
 
+	struct node_shared shared;
+
 	void (*on_serving)(void *arg, const struct node_ports *ports); /* once; may be NULL */
 	void *arg;
 };
 
+int node_check(const struct node_config *config, struct err *e); /* can it be served at all? */
 int node_run(const struct node_config *config); /* the exit status; what was wrong is logged */
 
 #endif

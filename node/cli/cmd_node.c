@@ -6,13 +6,14 @@
 #include "node/cli/key_file.h"
 #include "node/cli/options.h"
 #include "node/node.h"
+#include "node/workers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { NAME_MAX_BYTES = 128 };
+enum { NAME_MAX_BYTES = NODE_NAME_MAX + 8 };
 
 struct node_options {
 	const char *db;
@@ -22,6 +23,7 @@ struct node_options {
 	struct option_list memory_keys;
 	uint64_t memory_bytes;
 	const char *name;
+	uint64_t workers;
 	const char *cert;
 	const char *key;
 	struct addr mqtt;
@@ -51,6 +53,9 @@ static const struct option rows[] = {
          .help = "--memory: events kept for those who come later", .min = 1 << 20},
         {"name", 0, OPTION_TEXT, AT(name), .arg = "NAME",
          .help = "what people call this node; unique; default: host name and port"},
+        {"workers", 0, OPTION_NUMBER, AT(workers), .arg = "N", .fallback = "1",
+         .help = "nodes to run behind the same client listeners, one a core; see operators.md",
+         .min = 1, .max = WORKERS_MAX},
         {"cert", 0, OPTION_TEXT, AT(cert), .arg = "FILE",
          .help = "PEM: the server's certificate and its chain; read again on SIGHUP"},
         {"key", 0, OPTION_TEXT, AT(key), .arg = "FILE", .help = "PEM: its private key"},
@@ -134,6 +139,10 @@ static int check(const struct node_options *o, struct err *e)
 	if (!o->memory && o->memory_keys.n)
 		return err_set(e, 0,
 		               "--memory-key is for --memory; on a database, use leat tenant");
+	if (o->memory && o->workers > 1)
+		return err_set(e, 0,
+		               "--workers is for --db: what is in one process's memory, "
+		               "another cannot serve");
 	return 0;
 }
 
@@ -190,7 +199,7 @@ static int run(const struct node_options *o, struct err *e)
 	c.keys = keys.rows;
 	c.key_count = keys.n;
 	if (rc == 0)
-		rc = node_run(&c);
+		rc = o->workers > 1 ? workers_run(&c, (unsigned)o->workers) : node_run(&c);
 	keys_release(&keys);
 	return rc;
 }

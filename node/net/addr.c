@@ -56,6 +56,11 @@ const char *addr_text(const struct addr *a, char out[ADDR_TEXT])
 	return out;
 }
 
+bool addr_is_set(const struct addr *a)
+{
+	return a->host[0] || a->port;
+}
+
 bool addr_is_loopback(const struct addr *a)
 {
 	struct in_addr v4;

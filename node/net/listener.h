@@ -16,12 +16,15 @@ struct conn_ops;
 struct conn_table;
 struct listener;
 struct loop;
+struct spread;
 struct tls_server;
 
 struct listener_options {
 	const char *name;           /* "mqtt": for the log */
 	const char *addr;           /* "host:port"; port 0 = a free one */
-	int fd;                     /* an inherited listening socket instead of addr; 0 = none */
+	int fd;                     /* an inherited, bound socket instead of addr; 0 = none */
+	struct spread *spread;      /* of the processes that share it; NULL = nobody does */
+	unsigned slot;              /* this process's in it */
 	struct tls_server *tls;     /* borrowed; NULL = plain */
 	const struct conn_ops *ops; /* for every accepted connection, with arg */
 	void *arg;
@@ -37,7 +40,9 @@ void listener_stop(struct listener *l); /* accept no more: the socket is closed.
 uint16_t listener_port(const struct listener *l); /* the bound one */
 void listener_addr(const struct listener *l, struct addr *out);
 
-/* A bound listening socket without a listener, for processes forked to share it. -1 = no. */
+/* A socket without a listener, -1 = no. Bound but not listening, for processes forked to share it:
+ * clients are refused until the first of them has a listener. Open: it listens. */
+int listener_bind(const char *addr, struct err *e);
 int listener_open(const char *addr, struct err *e);
 
 #endif

@@ -69,7 +69,7 @@ def own_node(work, database):
             tenants, signers = prepare(directory, dsn)
             n = Node(directory, dsn, extra=extra, env=env)
             n.dsn, n.tenants, n.signers = dsn, tenants, signers
-            stack_.callback(lambda: n.stop() if n.alive() else n.check_log())
+            stack_.callback(lambda: n.stop() if n.alive() else os.path.exists(n.log) and n.check_log())
             return n.start() if start else n
         yield make
 
