@@ -36,6 +36,9 @@ enum {
 	BUS_AHEAD_MAX = 4096,          /* bytes of an encoded acked_ahead */
 	BUS_ADDR_MAX = 255,            /* bytes of a node's peer address, HOST:PORT */
 	BUS_FAILURES_MAX = 100,        /* failures and timer ids per settle */
+	BUS_REASON_MAX = 255,          /* bytes of a failure's reason */
+	BUS_RETRIES_MAX = 100,         /* rows with their events per bus_retries */
+	BUS_RETRIES_KNOWN_MAX = 2000,  /* timer ids of rows that the caller has */
 };
 
 /* Another node, as its session's row names it. */
@@ -254,11 +257,14 @@ struct bus_commit {
 /* Settle deliveries of one subscription that need more than a cursor: events whose attempt failed
  * move into the timer table (to be tried again) or become dead letters, events that came from there
  * are done or moved again, and its cursors move past them: one transaction, fenced by owner and
- * epoch, or nothing. */
+ * epoch, or nothing. A timer row that is gone was removed by an admin, or by the same request
+ * before its outcome became known: it is passed over. */
 enum bus_failure_kind {
 	BUS_FAILED_RETRY,  /* again after delay_ms */
 	BUS_FAILED_DEAD,   /* a dead letter, for `reason` */
-	BUS_FAILED_PARKED, /* ordered: waits behind an earlier event of its key; no attempt made */
+	BUS_FAILED_PARKED, /* ordered, timer_id 0: waits behind an earlier event of its key; no
+	                      attempt made */
+	BUS_FAILED_DUE,    /* a parked row is due now: what it waited for is over */
 };
 
 struct bus_failure {
@@ -268,7 +274,8 @@ struct bus_failure {
 	uint64_t seq;
 	uint32_t attempt;    /* attempts made so far */
 	uint64_t delay_ms;   /* RETRY */
-	struct slice reason; /* one line for people and for `history`: why this attempt failed */
+	struct slice reason; /* one line of UTF-8, at most BUS_REASON_MAX bytes, for people and for
+	                        `history`: why this attempt failed */
 	struct batch
 	        *batch; /* timer_id 0: holds the event at `index`; one reference, the caller's */
 	uint32_t index;
@@ -296,11 +303,19 @@ struct bus_settle {
  * of each, earliest first. A PARKED one is not due before its owner makes it so (with a settle). */
 struct bus_retry {
 	uint64_t timer_id;
-	enum bus_failure_kind kind; /* RETRY or PARKED */
 	uint32_t partition_id;
 	uint64_t seq;
 	uint32_t attempt;    /* attempts made so far */
 	struct batch *batch; /* of this one event; the caller's reference */
+};
+
+/* A row without its event, for the owner of an ordered subscription, who must know its keys. */
+struct bus_waiting {
+	uint64_t timer_id;
+	enum bus_failure_kind kind; /* RETRY or PARKED */
+	uint32_t partition_id;
+	uint64_t seq;
+	uint64_t key; /* event_ordering(): hash of what orders it */
 };
 
 struct bus_retries {
@@ -310,12 +325,18 @@ struct bus_retries {
 
 	uint32_t tenant_id;
 	uint64_t subscription_id;
-	uint32_t limit; /* rows wanted */
+	uint32_t limit; /* rows wanted, 1..BUS_RETRIES_MAX */
+	size_t n_known; /* rows the caller has already: not these; 0..BUS_RETRIES_KNOWN_MAX */
+	const uint64_t *known; /* their timer ids, ascending; the caller's until done */
+	bool list;             /* list every row, too */
 
 	size_t n;                  /* out */
 	struct bus_retry *retries; /* out: the caller's, free() */
-	uint64_t waiting;          /* out: rows in all, due or not, up to max_failed + 1 */
-	uint64_t next_in_ms;       /* out: until the next one is due; UINT64_MAX = none */
+	size_t n_list;             /* out: `list` */
+	struct bus_waiting *rows;  /* out: by partition and seq; the caller's, free() */
+	uint64_t waiting;          /* out: rows in all, due or not */
+	uint64_t next_in_ms; /* out: until the next that was not returned and is not known is due;
+	                      * 0 = it is; UINT64_MAX = none */
 };
 
 /* Which of these subscriptions are ours no longer? */

@@ -48,6 +48,8 @@ REQUEST(change, store_change(self(bus)->store, &bus->session_id, req))
 REQUEST(commit, store_commit(self(bus)->store, &bus->session_id, req))
 REQUEST(owned, store_owned(self(bus)->store, &bus->session_id, req))
 REQUEST(expire, store_expire(self(bus)->store, req))
+REQUEST(settle, store_settle(self(bus)->store, &bus->session_id, req))
+REQUEST(retries, store_retries(self(bus)->store, req))
 
 static void memory_claim_release(struct bus *bus, struct bus_claim *req)
 {
@@ -90,6 +92,8 @@ static const struct bus_ops memory_ops = {
         .commit = memory_commit,
         .owned = memory_owned,
         .expire = memory_expire,
+        .settle = memory_settle,
+        .retries = memory_retries,
         .stop = memory_stop,
         .free = memory_free,
 };

@@ -59,6 +59,8 @@ static const struct bus_ops sql_ops = {
         .commit = cursor_sql_commit,
         .owned = subscription_sql_owned,
         .expire = subscription_sql_expire,
+        .settle = settle_sql_settle,
+        .retries = settle_sql_retries,
         .stop = session_sql_stop,
         .free = bus_sql_free,
 };

@@ -1,5 +1,6 @@
 /* bus_sql_impl: the inside of struct bus_sql, shared by bus_sql.c (life, submitting),
- * session_sql.c, journal_sql.c, subscription_sql.c and cursor_sql.c. Nobody else includes it. */
+ * session_sql.c, journal_sql.c, subscription_sql.c, cursor_sql.c and settle_sql.c. Nobody else
+ * includes it. */
 #ifndef LEAT_CLUSTER_BUS_SQL_IMPL_H
 #define LEAT_CLUSTER_BUS_SQL_IMPL_H
 
@@ -97,5 +98,9 @@ void subscription_sql_change(struct bus *bus, struct bus_change *req);
 void subscription_sql_owned(struct bus *bus, struct bus_owned *req);
 void subscription_sql_expire(struct bus *bus, struct bus_expire *req);
 void cursor_sql_commit(struct bus *bus, struct bus_commit *req);
+enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *me,
+                                       struct bus_cursor_row *row);
+void settle_sql_settle(struct bus *bus, struct bus_settle *req);
+void settle_sql_retries(struct bus *bus, struct bus_retries *req);
 
 #endif

@@ -8,8 +8,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-static enum sql_outcome commit_one(struct sql_conn *c, const struct id128 *me,
-                                   struct bus_cursor_row *row)
+enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *me,
+                                       struct bus_cursor_row *row)
 {
 	struct sql_param params[] = {
 	        sql_u64(row->to.acked_through),
@@ -95,7 +95,7 @@ static enum sql_outcome work_commit(struct sql_conn *c, void *arg)
 		o = commit_many(c, &job->me, req);
 	else
 		for (size_t i = 0; o == SQL_OK && i < req->n; i++)
-			o = commit_one(c, &job->me, &req->rows[i]);
+			o = cursor_sql_commit_one(c, &job->me, &req->rows[i]);
 	return o == SQL_OK ? sql_commit(c) : o;
 }
 

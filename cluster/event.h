@@ -60,4 +60,14 @@ struct event {
 /* The partition, of n, that it belongs to: by its key, else by its topic. */
 uint32_t event_partition(const struct event *ev, uint32_t n);
 
+enum { EVENT_ORDERING_MAX = 1024 }; /* bytes; longer keys that begin alike share an order */
+
+/* What orders it among others: its key, else its topic. */
+static inline struct slice event_ordering(const struct event *ev)
+{
+	struct slice by = ev->key.n ? ev->key : ev->topic;
+
+	return slice(by.p, by.n < EVENT_ORDERING_MAX ? by.n : EVENT_ORDERING_MAX);
+}
+
 #endif

@@ -653,6 +653,8 @@ static const struct bus_ops sim_ops = {
         .commit = sim_commit,
         .owned = sim_owned,
         .expire = sim_expire,
+        .settle = sim_settle,
+        .retries = sim_retries,
         .stop = sim_stop,
         .free = sim_bus_free,
 };

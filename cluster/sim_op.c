@@ -83,6 +83,63 @@ static void copy_commit(struct sim_op *op)
 	}
 }
 
+/* The bytes of n slices end to end in one block, and the slices into it. */
+struct texts {
+	char *at;
+};
+
+static struct texts op_texts(struct sim_op *op, size_t bytes)
+{
+	op->blocks[op->n_blocks] = xmalloc(bytes ? bytes : 1);
+	return (struct texts){op->blocks[op->n_blocks++]};
+}
+
+static void texts_move(struct texts *t, struct slice *s)
+{
+	if (s->n)
+		memcpy(t->at, s->p, s->n);
+	*s = slice(t->at, s->n);
+	t->at += s->n;
+}
+
+static void copy_settle(struct sim_op *op)
+{
+	struct bus_settle *r = &op->r.settle;
+	struct bus_cursor *cursors = op_dup(op, r->cursors, r->n_cursors * sizeof *cursors);
+	struct texts texts;
+	size_t bytes = 0;
+
+	r->failures = op_dup(op, r->failures, r->n_failures * sizeof *r->failures);
+	r->done_timers = op_dup(op, r->done_timers, r->n_done * sizeof *r->done_timers);
+	for (size_t i = 0; i < r->n_cursors; i++)
+		bytes += cursors[i].acked_ahead.n;
+	for (size_t i = 0; i < r->n_failures; i++)
+		bytes += r->failures[i].reason.n;
+	texts = op_texts(op, bytes);
+	for (size_t i = 0; i < r->n_cursors; i++)
+		texts_move(&texts, &cursors[i].acked_ahead);
+	for (size_t i = 0; i < r->n_failures; i++) {
+		struct bus_failure *f = &r->failures[i];
+
+		texts_move(&texts, &f->reason);
+		if (!f->batch)
+			continue;
+		f->batch = batch_split(f->batch, f->index, f->index + 1);
+		f->index = 0;
+	}
+	r->cursors = cursors;
+}
+
+static void copy_retries(struct sim_op *op)
+{
+	struct bus_retries *r = &op->r.retries;
+
+	r->known = op_dup(op, r->known, r->n_known * sizeof *r->known);
+	r->n = r->n_list = 0;
+	r->retries = NULL;
+	r->rows = NULL;
+}
+
 static size_t request_size(enum sim_kind kind)
 {
 	static const size_t sizes[] = {
@@ -114,6 +171,10 @@ struct sim_op *sim_op_new(enum sim_kind kind, const struct id128 *me, const void
 	else if (kind == SIM_heads)
 		op->r.heads.heads =
 		        op_dup(op, op->r.heads.heads, op->r.heads.n * sizeof *op->r.heads.heads);
+	else if (kind == SIM_settle)
+		copy_settle(op);
+	else if (kind == SIM_retries)
+		copy_retries(op);
 	else if (kind == SIM_owned)
 		op->r.owned.rows =
 		        op_dup(op, op->r.owned.rows, op->r.owned.n * sizeof *op->r.owned.rows);
@@ -133,6 +194,8 @@ void sim_op_unref(struct sim_op *op)
 	sim_op_drop_results(op);
 	for (size_t i = 0; op->kind == SIM_append && i < op->r.append.n; i++)
 		batch_unref(op->r.append.batches[i]);
+	for (size_t i = 0; op->kind == SIM_settle && i < op->r.settle.n_failures; i++)
+		batch_unref(op->r.settle.failures[i].batch);
 	for (uint32_t i = 0; i < op->n_blocks; i++)
 		free(op->blocks[i]);
 	free(op);
@@ -222,6 +285,10 @@ enum sql_outcome sim_op_apply(struct sim_op *op, struct store *store)
 		return store_commit(store, &op->me, &op->r.commit);
 	case SIM_expire:
 		return store_expire(store, &op->r.expire);
+	case SIM_settle:
+		return store_settle(store, &op->me, &op->r.settle);
+	case SIM_retries:
+		return store_retries(store, &op->r.retries);
 	case SIM_open_session:
 		store_session_open(store, &op->me, op->name);
 		return SQL_OK;
@@ -232,10 +299,23 @@ enum sql_outcome sim_op_apply(struct sim_op *op, struct store *store)
 	return SQL_FATAL;
 }
 
+static void drop_retries(struct bus_retries *r)
+{
+	for (size_t i = 0; i < r->n; i++)
+		batch_unref(r->retries[i].batch);
+	free(r->retries);
+	free(r->rows);
+	r->retries = NULL;
+	r->rows = NULL;
+	r->n = r->n_list = 0;
+}
+
 void sim_op_drop_results(struct sim_op *op)
 {
 	if (op->kind == SIM_claim && op->r.claim.memory)
 		store_claim_release(&op->r.claim);
+	if (op->kind == SIM_retries)
+		drop_retries(&op->r.retries);
 	if (op->kind != SIM_read)
 		return;
 	for (size_t i = 0; i < op->r.read.n; i++)
@@ -266,6 +346,7 @@ static void answer_claim(struct sim_op *op, struct bus_claim *out)
 	out->created = r->created;
 	out->subscription_id = r->subscription_id;
 	out->epoch = r->epoch;
+	out->policy = r->policy;
 	out->stored_expiry_s = r->stored_expiry_s;
 	out->stored_filters = r->stored_filters;
 	out->n_cursors = r->n_cursors;
@@ -281,6 +362,21 @@ static void answer_read(struct sim_op *op, struct bus_read *out)
 	out->next_seq = op->r.read.next_seq;
 	op->r.read.n = 0;
 	op->r.read.batches = NULL;
+}
+
+static void answer_retries(struct sim_op *op, struct bus_retries *out)
+{
+	struct bus_retries *r = &op->r.retries;
+
+	out->n = r->n;
+	out->retries = r->retries;
+	out->n_list = r->n_list;
+	out->rows = r->rows;
+	out->waiting = r->waiting;
+	out->next_in_ms = r->next_in_ms;
+	r->n = r->n_list = 0;
+	r->retries = NULL;
+	r->rows = NULL;
 }
 
 static void answer_results(struct sim_op *op, void *request)
@@ -317,6 +413,14 @@ static void answer_results(struct sim_op *op, void *request)
 		break;
 	case SIM_expire:
 		((struct bus_expire *)request)->removed = op->r.expire.removed;
+		break;
+	case SIM_settle:
+		for (size_t i = 0; i < op->r.settle.n_failures; i++)
+			((struct bus_settle *)request)->failures[i].made =
+			        op->r.settle.failures[i].made;
+		break;
+	case SIM_retries:
+		answer_retries(op, request);
 		break;
 	case SIM_change:
 	case SIM_open_session:

@@ -21,7 +21,9 @@
 	R(change, 1)    \
 	R(commit, 1)    \
 	R(owned, 0)     \
-	R(expire, 1)
+	R(expire, 1)    \
+	R(settle, 1)    \
+	R(retries, 0)
 
 enum sim_kind {
 #define SIM_KIND(verb, writes) SIM_##verb,

@@ -5,6 +5,7 @@
 #include "base/map.h"
 #include "base/mem.h"
 #include "cluster/store_subs.h"
+#include "cluster/store_timers.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -42,6 +43,7 @@ struct store {
 	struct map sessions; /* id -> session */
 	struct map parts;    /* tenant, partition -> part */
 	struct store_subs *subs;
+	struct store_timers *timers;
 };
 
 /* ---- life ---------------------------------------------------------------------------------------
@@ -53,6 +55,7 @@ struct store *store_new(size_t retention_bytes)
 
 	s->retention_bytes = retention_bytes;
 	s->subs = store_subs_new();
+	s->timers = store_timers_new();
 	return s;
 }
 
@@ -82,6 +85,7 @@ void store_free(struct store *s)
 	map_release(&s->sessions);
 	map_release(&s->parts);
 	store_subs_free(s->subs);
+	store_timers_free(s->timers);
 	free(s);
 }
 
@@ -344,4 +348,28 @@ enum sql_outcome store_owned(const struct store *s, const struct id128 *me, stru
 enum sql_outcome store_expire(struct store *s, struct bus_expire *req)
 {
 	return store_subs_expire(s->subs, req);
+}
+
+/* ---- failed deliveries --------------------------------------------------------------------------
+ */
+
+enum sql_outcome store_settle(struct store *s, const struct id128 *me, struct bus_settle *req)
+{
+	enum sql_outcome o = store_subs_settle(s->subs, me, req);
+
+	if (o == SQL_OK)
+		store_timers_settle(s->timers, req);
+	return o;
+}
+
+enum sql_outcome store_retries(const struct store *s, struct bus_retries *req)
+{
+	store_timers_retries(s->timers, req);
+	return SQL_OK;
+}
+
+void store_each_failure(const struct store *s, uint64_t subscription_id,
+                        void (*fn)(void *arg, const struct bus_failure *row), void *arg)
+{
+	store_timers_each(s->timers, subscription_id, fn, arg);
 }

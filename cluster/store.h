@@ -1,7 +1,8 @@
 /* store: the database of the memory backend and of the fault simulator: node sessions, writers,
- * heads, journal, subscriptions and cursors in the memory of one process, with the fences of the
- * SQL tables. Each call is one transaction: it happens wholly and at once, or not. Results go into
- * the request; its done() is not called. Time is base/clock.h. One thread at a time.
+ * heads, journal, subscriptions, cursors, timers and dead letters in the memory of one process,
+ * with the fences of the SQL tables. Each call is one transaction: it happens wholly and at once,
+ * or not. Results go into the request; its done() is not called. Time is base/clock.h. One thread
+ * at a time.
  *
  * Memory is bounded by retention_bytes per partition; the oldest batches go first. */
 #ifndef LEAT_CLUSTER_STORE_H
@@ -37,5 +38,11 @@ void store_claim_release(struct bus_claim *req);
 enum sql_outcome store_change(struct store *s, const struct id128 *me, struct bus_change *req);
 enum sql_outcome store_commit(struct store *s, const struct id128 *me, struct bus_commit *req);
 enum sql_outcome store_expire(struct store *s, struct bus_expire *req);
+enum sql_outcome store_settle(struct store *s, const struct id128 *me, struct bus_settle *req);
+enum sql_outcome store_retries(const struct store *s, struct bus_retries *req);
+
+/* For tests: what a subscription has in the timer and dead_letter tables; see store_timers.h. */
+void store_each_failure(const struct store *s, uint64_t subscription_id,
+                        void (*fn)(void *arg, const struct bus_failure *row), void *arg);
 
 #endif

@@ -29,6 +29,7 @@ struct sub {
 	uint64_t expires_ms; /* wall clock; 0 = it has a consumer, or stays for ever */
 	struct id128 owner;  /* zero = none */
 	uint64_t epoch;
+	struct bus_policy policy;
 	struct cursor *cursors;
 	uint32_t n_cursors;
 };
@@ -146,6 +147,7 @@ static struct sub *sub_make(struct store_subs *t, const struct bus_claim *req, s
 
 	sub->tenant_id = req->tenant_id;
 	sub->id = ++t->last_id;
+	sub->policy = req->kind == BUS_SUB_QUEUE ? req->policy : BUS_POLICY_DEFAULT;
 	sub->key = *take_key;
 	*take_key = (struct buf){0};
 	map_put(&t->by_key, sub->key.data, sub->key.len, sub);
@@ -195,6 +197,7 @@ static void claim_answer(struct bus_claim *req, const struct sub *sub)
 	req->stored_expiry_s = sub->expiry_s;
 	req->subscription_id = sub->id;
 	req->epoch = sub->epoch;
+	req->policy = sub->policy;
 }
 
 void store_claim_release(struct bus_claim *req)
@@ -300,8 +303,9 @@ enum sql_outcome store_subs_change(struct store_subs *t, const struct id128 *me,
 	return SQL_OK;
 }
 
-static bool cursor_commit(struct store_subs *t, const struct id128 *me,
-                          const struct bus_cursor_row *row)
+/* The cursor that such a commit may move, or NULL. */
+static struct cursor *cursor_fenced(struct store_subs *t, const struct id128 *me,
+                                    const struct bus_cursor_row *row)
 {
 	struct sub *sub = map_get_u64(&t->by_id, row->subscription_id);
 	struct cursor *c = sub && sub->tenant_id == row->tenant_id
@@ -309,8 +313,16 @@ static bool cursor_commit(struct store_subs *t, const struct id128 *me,
 	                           : NULL;
 
 	if (!c || !id128_eq(&c->owner, me) || c->epoch != row->epoch)
-		return false;
-	if (c->commit_no != row->to.commit_no && !BUG("cursor-without-commit-no"))
+		return NULL;
+	return c->commit_no == row->to.commit_no || BUG("cursor-without-commit-no") ? c : NULL;
+}
+
+static bool cursor_commit(struct store_subs *t, const struct id128 *me,
+                          const struct bus_cursor_row *row)
+{
+	struct cursor *c = cursor_fenced(t, me, row);
+
+	if (!c)
 		return false;
 	c->commit_no++;
 	c->acked_through = row->to.acked_through;
@@ -325,6 +337,37 @@ enum sql_outcome store_subs_commit(struct store_subs *t, const struct id128 *me,
 	assert(req->n > 0 && req->n <= BUS_CURSORS_MAX);
 	for (size_t i = 0; i < req->n; i++)
 		req->rows[i].fenced = !cursor_commit(t, me, &req->rows[i]);
+	return SQL_OK;
+}
+
+static struct bus_cursor_row settle_row(const struct bus_settle *req, size_t i)
+{
+	return (struct bus_cursor_row){
+	        .tenant_id = req->tenant_id,
+	        .subscription_id = req->subscription_id,
+	        .epoch = req->epoch,
+	        .to = req->cursors[i],
+	};
+}
+
+enum sql_outcome store_subs_settle(struct store_subs *t, const struct id128 *me,
+                                   const struct bus_settle *req)
+{
+	const struct sub *sub = map_get_u64(&t->by_id, req->subscription_id);
+	struct bus_cursor_row row;
+
+	if (!sub || sub->tenant_id != req->tenant_id || sub->epoch != req->epoch ||
+	    !id128_eq(&sub->owner, me))
+		return SQL_LOST;
+	for (size_t i = 0; i < req->n_cursors; i++) {
+		row = settle_row(req, i);
+		if (!cursor_fenced(t, me, &row))
+			return SQL_LOST;
+	}
+	for (size_t i = 0; i < req->n_cursors; i++) {
+		row = settle_row(req, i);
+		cursor_commit(t, me, &row);
+	}
 	return SQL_OK;
 }
 

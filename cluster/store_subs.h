@@ -20,6 +20,9 @@ enum sql_outcome store_subs_change(struct store_subs *t, const struct id128 *me,
                                    struct bus_change *req);
 enum sql_outcome store_subs_commit(struct store_subs *t, const struct id128 *me,
                                    struct bus_commit *req);
+/* The fence and the cursors of a settlement: all of them, or nothing and LOST. */
+enum sql_outcome store_subs_settle(struct store_subs *t, const struct id128 *me,
+                                   const struct bus_settle *req);
 bool store_subs_owned(const struct store_subs *t, const struct id128 *me,
                       const struct bus_owned_row *row);
 enum sql_outcome store_subs_expire(struct store_subs *t, struct bus_expire *req);

@@ -31,6 +31,7 @@ struct claim_row {
 	char peer[BUS_ADDR_MAX + 1]; /* the owner's */
 	bool expired;
 	uint32_t expiry_s;
+	struct bus_policy policy;
 };
 
 static void memory_free(struct claim_memory *m)
@@ -49,12 +50,13 @@ static void memory_set_filters(struct claim_memory *m, struct slice filters)
 	m->filters_bytes = filters.n;
 }
 
-/* subscription_id, epoch, owner, owner is live, has expired, expiry_s, filters, owner's peer */
+/* subscription_id, epoch, owner, owner is live, has expired, expiry_s, filters, owner's peer,
+ * policy */
 static int on_subscription(void *arg, const struct sql_cell *cells, unsigned n)
 {
 	struct claim_row *row = arg;
 
-	if (n < 8)
+	if (n < 15)
 		return 1;
 	row->found = true;
 	row->subscription_id = cells[0].u;
@@ -67,6 +69,15 @@ static int on_subscription(void *arg, const struct sql_cell *cells, unsigned n)
 	memory_set_filters(row->memory, cells[6].bytes);
 	if (cells[7].bytes.n <= BUS_ADDR_MAX && !cells[7].null)
 		memcpy(row->peer, cells[7].bytes.p, cells[7].bytes.n);
+	row->policy = (struct bus_policy){
+	        .max_attempts = (uint32_t)cells[8].u,
+	        .ack_timeout_ms = (uint32_t)cells[9].u,
+	        .backoff_ms = (uint32_t)cells[10].u,
+	        .backoff_max_ms = (uint32_t)cells[11].u,
+	        .max_failed = (uint32_t)cells[12].u,
+	        .ordered = cells[13].u != 0,
+	        .pin = cells[14].u != 0,
+	};
 	return 1;
 }
 
@@ -129,6 +140,7 @@ static enum sql_outcome find_row(struct sql_conn *c, const struct bus_claim *req
 static enum sql_outcome create_row(struct sql_conn *c, const struct id128 *me,
                                    struct bus_claim *req)
 {
+	const struct bus_policy *policy = &req->policy;
 	struct sql_param params[] = {
 	        sql_u64(req->tenant_id),
 	        sql_u64(req->kind),
@@ -137,8 +149,15 @@ static enum sql_outcome create_row(struct sql_conn *c, const struct id128 *me,
 	        sql_utf8(req->filters.p, req->filters.n),
 	        sql_u64(req->expiry_s),
 	        param_session(me),
+	        sql_u64(policy->max_attempts),
+	        sql_u64(policy->ack_timeout_ms),
+	        sql_u64(policy->backoff_ms),
+	        sql_u64(policy->backoff_max_ms),
+	        sql_u64(policy->max_failed),
+	        sql_u64(policy->ordered),
+	        sql_u64(policy->pin),
 	};
-	enum sql_outcome o = sql_exec(c, STMT_SUB_CREATE, params, 7);
+	enum sql_outcome o = sql_exec(c, STMT_SUB_CREATE, params, 14);
 
 	if (o == SQL_DUP) /* someone was quicker: find theirs */
 		return SQL_RETRY;
@@ -268,6 +287,8 @@ static enum sql_outcome work_claim(struct sql_conn *c, void *arg)
 	}
 	if (o == SQL_OK)
 		o = sql_commit(c);
+	if (o == SQL_OK && row.found)
+		req->policy = row.policy;
 	if (o == SQL_OK)
 		claim_answer(req, &row);
 	else
@@ -282,6 +303,8 @@ void subscription_sql_claim(struct bus *bus, struct bus_claim *req)
 	req->memory = NULL;
 	req->cursors = NULL;
 	req->n_cursors = 0;
+	if (req->kind != BUS_SUB_QUEUE)
+		req->policy = BUS_POLICY_DEFAULT;
 	bus_sql_submit(bus_sql_self(bus), SQL_LANE_ADMIN, work_claim, claim_done, req, NULL);
 }
 

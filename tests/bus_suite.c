@@ -56,6 +56,8 @@ WAIT_FOR(claim)
 WAIT_FOR(change)
 WAIT_FOR(commit)
 WAIT_FOR(expire)
+WAIT_FOR(settle)
+WAIT_FOR(retries)
 
 static struct bus_writer_state *writer_of(struct bus_env *env, const struct bus *bus, uint32_t no)
 {
@@ -560,6 +562,243 @@ static void test_two_nodes_append_to_one_head(void **state)
 	suite_expect(env, env->other, 0, 1, 1, 12);
 }
 
+/* ---- failed deliveries --------------------------------------------------------------------------
+ */
+
+static struct bus_claim queue_claim(struct bus_env *env, const struct bus_cursor *start)
+{
+	struct bus_claim claim = claim_of(env, start, 1);
+
+	claim.kind = BUS_SUB_QUEUE;
+	claim.subject = slice_str("");
+	claim.name = slice_str("work");
+	claim.expiry_s = UINT32_MAX;
+	claim.policy = (struct bus_policy){.max_attempts = 3,
+	                                   .ack_timeout_ms = 4000,
+	                                   .backoff_ms = 50,
+	                                   .backoff_max_ms = 600,
+	                                   .max_failed = 7,
+	                                   .ordered = true,
+	                                   .pin = true};
+	return claim;
+}
+
+static void test_policy_is_kept(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor start = {.partition_id = 0};
+	struct bus_claim claim = queue_claim(env, &start);
+	struct bus_claim again = queue_claim(env, NULL);
+	struct bus_policy want = claim.policy;
+
+	again.n_starts = 0;
+	again.policy = BUS_POLICY_DEFAULT;
+	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
+	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
+	assert_memory_equal(&again.policy, &want, sizeof want);
+	release(env, &claim);
+	release(env, &again);
+}
+
+/* What a settlement says of events 1.. of one batch. */
+struct settling {
+	struct bus_settle req;
+	struct bus_cursor cursor;
+	struct bus_failure failures[4];
+};
+
+static void settling_init(struct settling *s, struct bus_env *env, const struct bus_claim *claim,
+                          uint64_t acked, uint64_t commit_no)
+{
+	*s = (struct settling){
+	        .req = {.tenant_id = env->tenant_id,
+	                .subscription_id = claim->subscription_id,
+	                .epoch = claim->epoch,
+	                .n_cursors = 1,
+	                .cursors = &s->cursor,
+	                .failures = s->failures},
+	        .cursor = {.acked_through = acked, .commit_no = commit_no},
+	};
+}
+
+static struct bus_failure *failing(struct settling *s, enum bus_failure_kind kind, struct batch *b,
+                                   uint64_t seq, uint64_t timer_id, uint32_t attempt)
+{
+	struct bus_failure *f = &s->failures[s->req.n_failures++];
+
+	*f = (struct bus_failure){
+	        .kind = kind,
+	        .timer_id = timer_id,
+	        .seq = seq,
+	        .attempt = attempt,
+	        .reason = slice_str("it \"broke\""),
+	        .batch = b,
+	        .index = b ? (uint32_t)(seq - batch_base_seq(b)) : 0,
+	};
+	return f;
+}
+
+static struct bus_retries retries(struct bus_env *env, const struct bus_claim *claim,
+                                  const uint64_t *known, size_t n_known)
+{
+	struct bus_retries req = {.tenant_id = env->tenant_id,
+	                          .subscription_id = claim->subscription_id,
+	                          .limit = 2,
+	                          .n_known = n_known,
+	                          .known = known,
+	                          .list = true};
+
+	assert_int_equal(call_retries(env, env->bus, &req), SQL_OK);
+	return req;
+}
+
+static void retries_release(struct bus_retries *req)
+{
+	for (size_t i = 0; i < req->n; i++)
+		batch_unref(req->retries[i].batch);
+	free(req->retries);
+	free(req->rows);
+}
+
+static void test_failed_events_wait(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor start = {.partition_id = 0};
+	struct bus_claim claim = queue_claim(env, &start);
+	struct batch *b = suite_batch(env->tenant_id, 0, 1, 5);
+	struct settling s;
+	struct bus_retries r;
+	uint64_t known;
+
+	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_OK);
+	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
+	settling_init(&s, env, &claim, 4, 0);
+	failing(&s, BUS_FAILED_RETRY, b, 1, 0, 1)->delay_ms = 3600000;
+	failing(&s, BUS_FAILED_RETRY, b, 2, 0, 1);
+	failing(&s, BUS_FAILED_PARKED, b, 3, 0, 0);
+	failing(&s, BUS_FAILED_DEAD, b, 4, 0, 1);
+	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_OK);
+	assert_true(s.failures[0].made && s.failures[1].made && s.failures[2].made);
+	assert_int_equal(s.failures[3].made, 0);
+	known = s.failures[1].made;
+
+	r = retries(env, &claim, NULL, 0);
+	assert_int_equal(r.n, 1);
+	assert_true(r.retries[0].timer_id == known);
+	assert_int_equal(r.retries[0].seq, 2);
+	assert_int_equal(r.retries[0].attempt, 1);
+	assert_int_equal(batch_base_seq(r.retries[0].batch), 2);
+	assert_int_equal(number_of(r.retries[0].batch, 0), 2);
+	assert_int_equal(r.waiting, 3);
+	assert_true(r.next_in_ms > 3500000 && r.next_in_ms <= 3600000);
+	assert_int_equal(r.n_list, 3);
+	assert_int_equal(r.rows[2].kind, BUS_FAILED_PARKED);
+	assert_int_equal(r.rows[2].seq, 3);
+	assert_true(r.rows[0].key == r.rows[2].key);
+	retries_release(&r);
+
+	r = retries(env, &claim, &known, 1); /* the caller has it */
+	assert_int_equal(r.n, 0);
+	assert_int_equal(r.waiting, 3);
+	retries_release(&r);
+	batch_unref(b);
+	release(env, &claim);
+}
+
+static void test_failed_again(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor start = {.partition_id = 0};
+	struct bus_claim claim = queue_claim(env, &start);
+	struct batch *b = suite_batch(env->tenant_id, 0, 1, 3);
+	struct settling s;
+	struct bus_retries r;
+	uint64_t first;
+	uint64_t parked;
+
+	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_OK);
+	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
+	settling_init(&s, env, &claim, 3, 0);
+	failing(&s, BUS_FAILED_RETRY, b, 1, 0, 1);
+	failing(&s, BUS_FAILED_PARKED, b, 2, 0, 0);
+	failing(&s, BUS_FAILED_PARKED, b, 3, 0, 0);
+	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_OK);
+	first = s.failures[0].made;
+	parked = s.failures[1].made;
+
+	/* the first fails again and is not due for long; doing it twice does no harm */
+	for (int i = 0; i < 2; i++) {
+		settling_init(&s, env, &claim, 0, 0);
+		s.req.n_cursors = 0;
+		failing(&s, BUS_FAILED_RETRY, NULL, 1, first, 2)->delay_ms = 3600000;
+		assert_int_equal(call_settle(env, env->bus, &s.req), SQL_OK);
+	}
+	r = retries(env, &claim, NULL, 0);
+	assert_int_equal(r.n, 0);
+	retries_release(&r);
+
+	/* it is given up, and its turn comes to the one behind it */
+	settling_init(&s, env, &claim, 0, 0);
+	s.req.n_cursors = 0;
+	failing(&s, BUS_FAILED_DEAD, NULL, 1, first, 3);
+	failing(&s, BUS_FAILED_DUE, NULL, 2, parked, 0);
+	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_OK);
+	r = retries(env, &claim, NULL, 0);
+	assert_int_equal(r.n, 1);
+	assert_true(r.retries[0].timer_id == parked);
+	assert_int_equal(r.retries[0].attempt, 0);
+	assert_int_equal(r.waiting, 2);
+	retries_release(&r);
+
+	settling_init(&s, env, &claim, 0, 0);
+	s.req.n_cursors = 0;
+	s.req.n_done = 1;
+	s.req.done_timers = &parked;
+	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_OK);
+	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_OK);
+	r = retries(env, &claim, NULL, 0);
+	assert_int_equal(r.waiting, 1);
+	retries_release(&r);
+	batch_unref(b);
+	release(env, &claim);
+}
+
+static void test_settle_is_fenced(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor start = {.partition_id = 0};
+	struct bus_claim claim = queue_claim(env, &start);
+	struct bus_claim again = queue_claim(env, NULL);
+	struct batch *b = suite_batch(env->tenant_id, 0, 1, 2);
+	struct settling s;
+	struct bus_retries r;
+
+	again.n_starts = 0;
+	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_OK);
+	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
+	settling_init(&s, env, &claim, 1, 9); /* not the commit number that is due */
+	failing(&s, BUS_FAILED_RETRY, b, 1, 0, 1);
+	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_LOST);
+	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
+	s.cursor.commit_no = 0; /* the epoch before is worth nothing */
+	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_LOST);
+	assert_int_equal(again.cursors[0].acked_through, 0);
+	r = retries(env, &claim, NULL, 0);
+	assert_int_equal(r.waiting, 0);
+	retries_release(&r);
+	s.req.epoch = again.epoch;
+	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_OK);
+	batch_unref(b);
+	release(env, &claim);
+	release(env, &again);
+	again = queue_claim(env, NULL);
+	again.n_starts = 0;
+	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
+	assert_int_equal(again.cursors[0].acked_through, 1);
+	assert_int_equal(again.cursors[0].commit_no, 1);
+	release(env, &again);
+}
+
 int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
 {
 #define TEST(f)                         \
@@ -577,6 +816,10 @@ int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
 	        TEST(test_cursor_commit_is_fenced),
 	        TEST(test_change),
 	        TEST(test_expiry),
+	        TEST(test_policy_is_kept),
+	        TEST(test_failed_events_wait),
+	        TEST(test_failed_again),
+	        TEST(test_settle_is_fenced),
 	        TEST(test_one_owner_at_a_time),
 	        TEST(test_two_nodes_append_to_one_head),
 	};

@@ -106,6 +106,7 @@ CREATE TABLE IF NOT EXISTS subscription (
   pin             TINYINT UNSIGNED NOT NULL DEFAULT 0 COMMENT '1: retention waits for it, publishes are refused at the limit',
   owner           BINARY(16)       NULL COMMENT 'node session that delivers it; null or not live = free',
   epoch           BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'raised by every claim and every change from outside',
+  settlements     BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'queue: raised first in every transaction that moves failed events',
   created_at      DATETIME(3)      NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
   expires_at      DATETIME(3)      NULL COMMENT 'UTC; set while it has no consumer and will expire',
   PRIMARY KEY (tenant_id, subscription_id),
