@@ -439,6 +439,9 @@ struct bus_ops {
 	void (*role_claim)(struct bus *, struct bus_role_claim *);
 	void (*fire)(struct bus *, struct bus_fire *);
 	void (*retain)(struct bus *, struct bus_retain *);
+	/* Look at the other sessions soon, not when it is next due: somebody there is not known.
+	 * events.on_peers tells, if that changes anything. */
+	void (*look)(struct bus *);
 	void (*stop)(struct bus *, void (*on_stopped)(void *arg),
 	             void *arg); /* end the session cleanly */
 	void (*free)(struct bus *);

@@ -57,6 +57,11 @@ static void memory_claim_release(struct bus *bus, struct bus_claim *req)
 	store_claim_release(req);
 }
 
+static void memory_look(struct bus *bus)
+{
+	(void)bus; /* there is nobody else */
+}
+
 static void finish_stop(void *arg)
 {
 	struct bus_memory *m = arg;
@@ -94,6 +99,7 @@ static const struct bus_ops memory_ops = {
         .expire = memory_expire,
         .settle = memory_settle,
         .retries = memory_retries,
+        .look = memory_look,
         .stop = memory_stop,
         .free = memory_free,
 };

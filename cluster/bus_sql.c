@@ -44,6 +44,7 @@ static void bus_sql_free(struct bus *bus)
 	session_sql_release(b);
 	watch_sql_release(b);
 	free((char *)b->settings.name);
+	free((char *)b->settings.peer);
 	free(b);
 }
 
@@ -61,6 +62,7 @@ static const struct bus_ops sql_ops = {
         .expire = subscription_sql_expire,
         .settle = settle_sql_settle,
         .retries = settle_sql_retries,
+        .look = session_sql_look,
         .stop = session_sql_stop,
         .free = bus_sql_free,
 };
@@ -73,10 +75,15 @@ struct bus *bus_sql_new(struct sql *sql, const struct bus_sql_settings *settings
 		err_set(e, 0, "a node's name has 1 to %d bytes", NAME_MAX_BYTES);
 		return NULL;
 	}
+	if (settings->peer && strlen(settings->peer) > BUS_ADDR_MAX) {
+		err_set(e, 0, "a node's peer address has at most %d bytes", BUS_ADDR_MAX);
+		return NULL;
+	}
 	b = xcalloc(1, sizeof *b);
 	b->sql = sql;
 	b->settings = *settings;
 	b->settings.name = xstrdup(settings->name);
+	b->settings.peer = xstrdup(settings->peer ? settings->peer : "");
 	if (!b->settings.ttl_ms)
 		b->settings.ttl_ms = BUS_SQL_TTL_MS;
 	b->bus.ops = &sql_ops;

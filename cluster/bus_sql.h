@@ -20,7 +20,8 @@ enum { BUS_SQL_TTL_MS = 6000, BUS_SQL_LOOKS = 6 };
 struct bus_sql_settings {
 	const char
 	        *name; /* of this node, unique among them: a new session ends the old of its name */
-	uint32_t ttl_ms; /* a session renews every sixth of it; 0 = BUS_SQL_TTL_MS */
+	const char *peer; /* HOST:PORT where other nodes reach it; NULL or "" = nowhere */
+	uint32_t ttl_ms;  /* a session renews every sixth of it; 0 = BUS_SQL_TTL_MS */
 
 	/* Call fn(arg) once, later, on the loop. */
 	void (*defer)(void *loop, void (*fn)(void *arg), void *arg);

@@ -17,18 +17,20 @@ enum { WRITER_NO_READER = BUS_WRITERS }; /* the writer row that reads confirm th
 struct bus_sql {
 	struct bus bus; /* first */
 	struct sql *sql;
-	struct bus_sql_settings settings; /* name is ours */
+	struct bus_sql_settings settings; /* name and peer are ours */
 
 	/* session_sql.c */
-	bool sql_up;         /* the pool is connected */
-	bool open;           /* bus.session_id was opened and not yet seen ended */
-	bool ended;          /* replaced by a node of our name: never open another */
-	bool busy;           /* a session job is out */
-	bool stopping;       /* stop() was called */
-	uint64_t due_ms;     /* next renewal */
-	uint64_t renewed_ms; /* when the last renewal that matched was submitted */
-	uint64_t looked_ms;  /* when the last look that counts had ended */
-	struct map others;   /* id -> struct other: sessions seen live */
+	bool sql_up;            /* the pool is connected */
+	bool open;              /* bus.session_id was opened and not yet seen ended */
+	bool ended;             /* replaced by a node of our name: never open another */
+	bool busy;              /* a session job is out */
+	bool stopping;          /* stop() was called */
+	uint64_t due_ms;        /* next renewal */
+	uint64_t renewed_ms;    /* when the last renewal that matched was submitted */
+	uint64_t looked_ms;     /* when the last look that counts had ended */
+	struct map others;      /* id -> struct other: sessions seen live */
+	struct bus_peer *peers; /* the owner's on_peers was told of, in the order of their ids */
+	size_t n_peers;
 	void (*on_stopped)(void *arg);
 	void *stopped_arg;
 	uint64_t taken; /* node_session.taken as last seen */
@@ -79,6 +81,7 @@ static inline struct sql_param param_session(const struct id128 *id)
 void session_sql_generation(struct bus_sql *b, bool up);
 void session_sql_tick(struct bus_sql *b);
 void session_sql_suspect(struct bus_sql *b); /* a fence did not match: look now */
+void session_sql_look(struct bus *bus);
 void session_sql_stop(struct bus *bus, void (*on_stopped)(void *arg), void *arg);
 void session_sql_release(struct bus_sql *b);
 

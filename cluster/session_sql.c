@@ -8,6 +8,7 @@
 #include "base/mem.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,7 @@ struct other {
 struct sighting {
 	struct id128 id;
 	uint64_t renewals;
+	char peer[BUS_ADDR_MAX + 1];
 };
 
 struct session_job {
@@ -33,6 +35,7 @@ struct session_job {
 	struct id128 target; /* end: whom */
 	uint64_t renewals;   /* end: the counter that stood still */
 	char *name;          /* open */
+	char *peer;          /* open */
 	uint64_t submitted_ms;
 	uint64_t state; /* renew: node_session.state when it did not match */
 	uint64_t taken; /* renew: our counter of subscriptions that others took */
@@ -53,6 +56,7 @@ static struct session_job *job_new(struct bus_sql *b)
 static void job_free(struct session_job *job)
 {
 	free(job->name);
+	free(job->peer);
 	free(job->seen);
 	free(job);
 }
@@ -144,16 +148,18 @@ static int on_sighting(void *arg, const struct sql_cell *cells, unsigned n)
 	struct session_job *job = arg;
 	struct sighting *s;
 
-	if (n < 2 || cells[0].bytes.n != sizeof job->me.b || job->n == OTHERS_MAX)
+	if (n < 5 || cells[0].bytes.n != sizeof job->me.b || job->n == OTHERS_MAX)
 		return 0;
 	if (memcmp(cells[0].bytes.p, job->me.b, sizeof job->me.b) == 0) {
-		job->taken = n > 3 ? cells[3].u : 0;
+		job->taken = cells[3].u;
 		return 0;
 	}
 	job->seen = xrealloc(job->seen, (job->n + 1) * sizeof *job->seen);
 	s = &job->seen[job->n++];
 	memcpy(s->id.b, cells[0].bytes.p, sizeof s->id.b);
 	s->renewals = cells[1].u;
+	snprintf(s->peer, sizeof s->peer, "%.*s", (int)cells[4].bytes.n,
+	         cells[4].bytes.n ? cells[4].bytes.p : "");
 	return 0;
 }
 
@@ -215,32 +221,72 @@ static void note_look(struct bus_sql *b, const struct session_job *job)
 	note_sightings(b, job);
 }
 
+/* ---- who is there, for links --------------------------------------------------------------------
+ */
+
+static int peer_order(const void *a, const void *b)
+{
+	const struct bus_peer *x = a;
+	const struct bus_peer *y = b;
+
+	return memcmp(x->session_id.b, y->session_id.b, sizeof x->session_id.b);
+}
+
+static struct bus_peer *peers_of(const struct session_job *job)
+{
+	struct bus_peer *peers = xcalloc(job->n + 1, sizeof *peers);
+
+	for (size_t i = 0; i < job->n; i++) {
+		peers[i].session_id = job->seen[i].id;
+		snprintf(peers[i].addr, sizeof peers[i].addr, "%s", job->seen[i].peer);
+	}
+	qsort(peers, job->n, sizeof *peers, peer_order);
+	return peers;
+}
+
+/* Tell the owner, if it is not what it was told last; with a new session in any case. */
+static void note_peers(struct bus_sql *b, const struct session_job *job, bool new_session)
+{
+	struct bus_peer *peers = peers_of(job);
+	bool same = !new_session && job->n == b->n_peers &&
+	            (!job->n || memcmp(peers, b->peers, job->n * sizeof *peers) == 0);
+
+	free(b->peers);
+	b->peers = peers;
+	b->n_peers = job->n;
+	if (!same && b->bus.events.on_peers)
+		b->bus.events.on_peers(b->bus.events.arg, peers, job->n);
+}
+
 /* ---- opening ------------------------------------------------------------------------------------
  */
 
 struct name_search {
-	const struct session_job *job;
+	struct session_job *job;
 	size_t n;
 	struct id128
 	        ids[8]; /* more of one name at once do not happen: each ended its predecessors */
 };
 
-static int on_same_name(void *arg, const struct sql_cell *cells, unsigned n)
+/* The others are seen by this: nobody who starts has to wait for its first look. */
+static int on_live(void *arg, const struct sql_cell *cells, unsigned n)
 {
 	struct name_search *search = arg;
 
-	if (n >= 3 && cells[0].bytes.n == sizeof search->ids[0].b &&
-	    slice_eq(cells[2].bytes, slice_str(search->job->name)) &&
-	    search->n < sizeof search->ids / sizeof *search->ids)
+	if (n < 3 || cells[0].bytes.n != sizeof search->ids[0].b)
+		return 0;
+	if (!slice_eq(cells[2].bytes, slice_str(search->job->name)))
+		return on_sighting(search->job, cells, n);
+	if (search->n < sizeof search->ids / sizeof *search->ids)
 		memcpy(search->ids[search->n++].b, cells[0].bytes.p, sizeof search->ids[0].b);
 	return 0;
 }
 
 /* The predecessors of our name: nobody waits for their TTL. */
-static enum sql_outcome replace_same_name(struct sql_conn *c, const struct session_job *job)
+static enum sql_outcome replace_same_name(struct sql_conn *c, struct session_job *job)
 {
 	struct name_search search = {.job = job};
-	enum sql_outcome o = sql_query(c, STMT_SESSION_LOOK, NULL, 0, on_same_name, &search);
+	enum sql_outcome o = sql_query(c, STMT_SESSION_LOOK, NULL, 0, on_live, &search);
 
 	for (size_t i = 0; o == SQL_OK && i < search.n; i++) {
 		struct sql_param param = param_session(&search.ids[i]);
@@ -255,8 +301,9 @@ static enum sql_outcome replace_same_name(struct sql_conn *c, const struct sessi
 static enum sql_outcome work_open(struct sql_conn *c, void *arg)
 {
 	struct session_job *job = arg;
-	struct sql_param params[2] = {param_session(&job->me),
-	                              sql_bytes(job->name, strlen(job->name))};
+	struct sql_param params[3] = {param_session(&job->me),
+	                              sql_bytes(job->name, strlen(job->name)),
+	                              sql_bytes(job->peer, strlen(job->peer))};
 	enum sql_outcome o = replace_same_name(c, job);
 
 	for (uint32_t no = 0; o == SQL_OK && no <= WRITER_NO_READER; no++) {
@@ -265,7 +312,7 @@ static enum sql_outcome work_open(struct sql_conn *c, void *arg)
 		o = sql_exec(c, STMT_WRITER_CREATE, writer, 2);
 	}
 	if (o == SQL_OK)
-		o = sql_exec(c, STMT_SESSION_BEGIN, params, 2);
+		o = sql_exec(c, STMT_SESSION_BEGIN, params, 3);
 	return o == SQL_OK ? sql_commit(c) : o;
 }
 
@@ -283,6 +330,7 @@ static void done_open(void *arg, enum sql_outcome outcome)
 		b->renewed_ms = job->submitted_ms;
 		b->due_ms = clock_now_ms() + b->settings.ttl_ms / 6;
 		set_state(b, BUS_UP, "session opened");
+		note_peers(b, job, true);
 	} else if (outcome != SQL_OK) {
 		log_warn("session", "not opened: outcome=%s", sql_outcome_name(outcome));
 		b->due_ms = clock_now_ms() + b->settings.ttl_ms / 6;
@@ -297,6 +345,7 @@ static void session_open(struct bus_sql *b)
 
 	job->me = id128_random();
 	job->name = xstrdup(b->settings.name);
+	job->peer = xstrdup(b->settings.peer);
 	b->busy = true;
 	if (sql_submit(b->sql, SQL_LANE_SESSION, work_open, done_open, job)) {
 		b->busy = false;
@@ -371,6 +420,7 @@ static void done_renew(void *arg, enum sql_outcome outcome)
 		note_look(b, job);
 		if (b->sql_up)
 			set_state(b, BUS_UP, "session renewed");
+		note_peers(b, job, false);
 		note_taken(b, job->taken);
 	} else if (outcome == SQL_FATAL) { /* the others the pool has logged */
 		log_error("session", "not renewed: the database refuses it; see leat doctor");
@@ -426,6 +476,11 @@ void session_sql_suspect(struct bus_sql *b)
 	b->due_ms = 0;
 }
 
+void session_sql_look(struct bus *bus)
+{
+	session_sql_suspect(bus_sql_self(bus));
+}
+
 static void finish_stop(void *arg)
 {
 	struct bus_sql *b = arg;
@@ -460,4 +515,5 @@ void session_sql_stop(struct bus *bus, void (*on_stopped)(void *arg), void *arg)
 void session_sql_release(struct bus_sql *b)
 {
 	forget_others(b);
+	free(b->peers);
 }

@@ -636,6 +636,11 @@ static void sim_claim_release(struct bus *bus, struct bus_claim *req)
 	store_claim_release(req);
 }
 
+static void sim_look(struct bus *bus)
+{
+	(void)bus; /* its nodes have no links */
+}
+
 static void sim_bus_free(struct bus *bus)
 {
 	sim_bus_kill(bus);
@@ -655,6 +660,7 @@ static const struct bus_ops sim_ops = {
         .expire = sim_expire,
         .settle = sim_settle,
         .retries = sim_retries,
+        .look = sim_look,
         .stop = sim_stop,
         .free = sim_bus_free,
 };

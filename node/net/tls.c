@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "node/net/tls_psk.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -33,12 +34,14 @@ struct tls_server {
 	char *key_file;
 	char *client_ca_file;         /* or NULL */
 	unsigned char alpn[ALPN_MAX]; /* length byte and name; length 0 = none */
+	const struct tls_psk *psk;    /* instead of the files, or NULL */
 	int64_t expires_s;
 };
 
 struct tls_client {
 	SSL_CTX *ctx;
 	char *alpn; /* or NULL */
+	bool any_name;
 };
 
 const char *tls_error_text(char *out, unsigned size)
@@ -184,6 +187,10 @@ static SSL_CTX *server_ctx(struct tls_server *t, int64_t *expires_s, struct err 
 	SSL_CTX_set_num_tickets(ctx, 1);
 	if (t->alpn[0])
 		SSL_CTX_set_alpn_select_cb(ctx, select_alpn, t->alpn);
+	if (t->psk) {
+		tls_psk_use(ctx, t->psk);
+		return ctx;
+	}
 	if (load_pair(ctx, t->cert_file, t->key_file, expires_s, e) < 0 ||
 	    (t->client_ca_file && require_client_cert(ctx, t->client_ca_file, e) < 0)) {
 		SSL_CTX_free(ctx);
@@ -203,8 +210,9 @@ struct tls_server *tls_server_new(const struct tls_server_options *o, struct err
 		t->alpn[0] = (unsigned char)alpn;
 		memcpy(t->alpn + 1, o->alpn, alpn);
 	}
-	t->cert_file = xstrdup(o->cert_file);
-	t->key_file = xstrdup(o->key_file);
+	t->psk = o->psk;
+	t->cert_file = o->cert_file ? xstrdup(o->cert_file) : NULL;
+	t->key_file = o->key_file ? xstrdup(o->key_file) : NULL;
 	t->client_ca_file = o->client_ca_file ? xstrdup(o->client_ca_file) : NULL;
 	t->ctx = server_ctx(t, &t->expires_s, e);
 	if (t->ctx)
@@ -281,6 +289,11 @@ struct tls_client *tls_client_new(const struct tls_client_options *o, struct err
 
 	t->ctx = ctx_new(TLS_client_method());
 	t->alpn = o->alpn ? xstrdup(o->alpn) : NULL;
+	t->any_name = o->any_name || o->psk;
+	if (o->psk) {
+		tls_psk_use(t->ctx, o->psk);
+		return t;
+	}
 	SSL_CTX_set_verify(t->ctx, SSL_VERIFY_PEER, NULL);
 	if (load_trust(t->ctx, o->ca_file, e) == 0 &&
 	    (!o->cert_file || load_pair(t->ctx, o->cert_file, o->key_file, &expires_s, e) == 0))
@@ -310,20 +323,27 @@ static void offer_alpn(SSL *ssl, const char *name)
 	SSL_set_alpn_protos(ssl, wire, (unsigned)n + 1);
 }
 
-SSL *tls_client_ssl(struct tls_client *t, const char *host)
+static void verify_host(SSL *ssl, const char *host)
 {
-	SSL *ssl = SSL_new(t->ctx);
 	unsigned char ip[16];
 	bool is_ip = inet_pton(AF_INET, host, ip) == 1 || inet_pton(AF_INET6, host, ip) == 1;
 
-	if (!ssl)
-		fatal("openssl: out of memory");
-	SSL_set_connect_state(ssl);
 	SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
 	/* without a name to check any certificate of the CA would do: never go on then */
 	if (is_ip ? !X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), host)
 	          : !SSL_set1_host(ssl, host) || !SSL_set_tlsext_host_name(ssl, host))
 		fatal("openssl: cannot set the host name to verify");
+}
+
+SSL *tls_client_ssl(struct tls_client *t, const char *host)
+{
+	SSL *ssl = SSL_new(t->ctx);
+
+	if (!ssl)
+		fatal("openssl: out of memory");
+	SSL_set_connect_state(ssl);
+	if (!t->any_name)
+		verify_host(ssl, host);
 	if (t->alpn)
 		offer_alpn(ssl, t->alpn);
 	return ssl;

@@ -8,10 +8,12 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct tls_server;
 struct tls_client;
+struct tls_psk;
 typedef struct ssl_st SSL;
 typedef struct ssl_ctx_st SSL_CTX;
 
@@ -20,13 +22,17 @@ struct tls_server_options {
 	const char *key_file;       /* PEM, not encrypted */
 	const char *client_ca_file; /* clients must show a certificate of this CA; NULL = none */
 	const char *alpn;           /* the protocol we speak, "mqtt"; NULL = ignore offers */
+	/* Instead of all files: TLS 1.3 with this key, borrowed for good (node/net/tls_psk.h). */
+	const struct tls_psk *psk;
 };
 
 struct tls_client_options {
 	const char *ca_file;   /* PEM; NULL = the system's */
 	const char *cert_file; /* our own certificate, NULL = none */
 	const char *key_file;
-	const char *alpn; /* offered; NULL = none */
+	const char *alpn;          /* offered; NULL = none */
+	bool any_name;             /* whoever has a certificate of ca_file will do */
+	const struct tls_psk *psk; /* as a server's */
 };
 
 struct tls_server *tls_server_new(const struct tls_server_options *o, struct err *e); /* copies o */

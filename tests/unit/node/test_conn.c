@@ -215,8 +215,8 @@ static void both_ready(void)
 
 static int open_all(bool tls)
 {
-	struct tls_server_options so = {path[0], path[1], NULL, "mqtt"};
-	struct tls_client_options co = {path[2], NULL, NULL, "mqtt"};
+	struct tls_server_options so = {.cert_file = path[0], .key_file = path[1], .alpn = "mqtt"};
+	struct tls_client_options co = {.ca_file = path[2], .alpn = "mqtt"};
 	struct listener_options lo = {
 	        .name = "test", .addr = "127.0.0.1:0", .ops = &ops, .arg = &server};
 	struct err e;
@@ -665,7 +665,7 @@ static void test_the_wrong_name_is_refused(void **state)
 
 static void test_a_stranger_is_refused(void **state)
 {
-	struct tls_client_options co = {NULL, NULL, NULL, NULL}; /* the system's CAs */
+	struct tls_client_options co = {0}; /* the system's CAs */
 	struct err e;
 
 	(void)state;
@@ -740,7 +740,7 @@ static void test_a_bad_reload_changes_nothing(void **state)
 
 static void test_a_key_of_another_certificate(void **state)
 {
-	struct tls_server_options so = {path[0], path[3], NULL, NULL};
+	struct tls_server_options so = {.cert_file = path[0], .key_file = path[3]};
 	struct err e;
 
 	(void)state;

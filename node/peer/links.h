@@ -1,0 +1,69 @@
+/* links: this node's links to all the others: who there is (said by the backend's looks at the
+ * session table), whom to dial, which of two links with one peer stays, who may send how much. One
+ * per node; loop thread only.
+ *
+ * Links are mutual TLS 1.3: by a cluster key that all nodes have, or by certificates of one CA,
+ * both verified. Which session a peer says it is counts for nothing until a look at the database
+ * has shown that session live.
+ *
+ * One link per pair: of two, the one dialled by the lower session id stays. A link that goes is
+ * dialled again, with growing pauses, while the peer's session lives. */
+#ifndef LEAT_NODE_PEER_LINKS_H
+#define LEAT_NODE_PEER_LINKS_H
+
+#include "base/err.h"
+#include "base/id128.h"
+#include "base/slice.h"
+#include "node/net/addr.h"
+#include "node/peer/peer.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct links;
+struct loop;
+
+enum {
+	LINKS_QUEUE_MAX = 8 << 20, /* bytes for one peer; above it send() refuses … */
+	LINKS_QUEUE_ROOM = LINKS_QUEUE_MAX / 2, /* … and below it on_room is called */
+};
+
+struct links_settings {
+	struct loop *loop;
+	struct addr listen;    /* port 0 = a free one */
+	const char *advertise; /* HOST:PORT where others reach us; NULL = by `listen` */
+
+	struct slice secret; /* the cluster key; empty = the three files. Copied */
+	const char *cert_file;
+	const char *key_file;
+	const char *ca_file;
+
+	struct peer_events events; /* to whom everything is told */
+	void (*look)(void *arg);   /* somebody unknown said HELLO: look at the sessions now */
+	void *arg;
+};
+
+struct links_stats {
+	size_t up;
+	uint64_t refused; /* connections that did not prove they belong here */
+	uint64_t lost;    /* links that were up and went */
+	uint64_t dropped; /* hints to peers whose queue was full */
+	uint64_t frames_in;
+	uint64_t frames_out;
+	uint64_t bytes_in; /* before encryption */
+	uint64_t bytes_out;
+};
+
+struct links *links_new(const struct links_settings *settings, struct err *e);
+void links_free(struct links *l); /* on_down is not called any more */
+
+const char *links_addr(const struct links *l); /* for our session's row; HOST:PORT */
+struct peer_port *links_port(struct links *l);
+void links_get_stats(const struct links *l, struct links_stats *out);
+
+/* Our session, or a new one: what was linked before goes. */
+void links_on_session(struct links *l, const struct id128 *me);
+/* bus_events.on_peers */
+void links_on_peers(struct links *l, const struct bus_peer *peers, size_t n);
+
+#endif
