@@ -37,6 +37,39 @@ int file_read(const char *path, size_t max, struct buf *out, struct err *e)
 	return 0;
 }
 
+static int read_private(int fd, const char *path, size_t max, struct buf *out, struct err *e)
+{
+	struct stat st;
+	ssize_t n;
+
+	if (fstat(fd, &st) < 0)
+		return failed(e, "cannot read", path);
+	if (S_ISREG(st.st_mode) && (st.st_mode & S_IRWXO))
+		return err_set(e, EACCES, "%s can be read by everybody: chmod o= %s", path, path);
+	buf_grow(out, max + 1);
+	do {
+		n = read(fd, out->data + out->len, max + 1 - out->len);
+		out->len += n > 0 ? (size_t)n : 0;
+	} while ((n > 0 && out->len <= max) || (n < 0 && errno == EINTR));
+	if (n < 0)
+		return failed(e, "cannot read", path);
+	if (out->len > max)
+		return err_set(e, EFBIG, "%s has more than %zu bytes", path, max);
+	return 0;
+}
+
+int file_read_secret(const char *path, size_t max, struct buf *out, struct err *e)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int rc;
+
+	if (fd < 0)
+		return failed(e, "cannot open", path);
+	rc = read_private(fd, path, max, out, e);
+	close(fd);
+	return rc;
+}
+
 static int write_all(int fd, struct slice bytes)
 {
 	while (bytes.n) {

@@ -31,6 +31,7 @@ struct bus_sql {
 	struct map others;      /* id -> struct other: sessions seen live */
 	struct bus_peer *peers; /* the owner's on_peers was told of, in the order of their ids */
 	size_t n_peers;
+	bool told_peers; /* in this session */
 	void (*on_stopped)(void *arg);
 	void *stopped_arg;
 	uint64_t taken; /* node_session.taken as last seen */

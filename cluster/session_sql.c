@@ -244,17 +244,18 @@ static struct bus_peer *peers_of(const struct session_job *job)
 	return peers;
 }
 
-/* Tell the owner, if it is not what it was told last; with a new session in any case. */
-static void note_peers(struct bus_sql *b, const struct session_job *job, bool new_session)
+/* Tell the owner, if it is not what it was told last. */
+static void note_peers(struct bus_sql *b, const struct session_job *job)
 {
 	struct bus_peer *peers = peers_of(job);
-	bool same = !new_session && job->n == b->n_peers &&
+	bool same = b->told_peers && job->n == b->n_peers &&
 	            (!job->n || memcmp(peers, b->peers, job->n * sizeof *peers) == 0);
 
 	free(b->peers);
 	b->peers = peers;
 	b->n_peers = job->n;
-	if (!same && b->bus.events.on_peers)
+	b->told_peers = b->bus.events.on_peers != NULL;
+	if (!same && b->told_peers)
 		b->bus.events.on_peers(b->bus.events.arg, peers, job->n);
 }
 
@@ -327,10 +328,11 @@ static void done_open(void *arg, enum sql_outcome outcome)
 		b->bus.session_id = job->me;
 		memset(b->bus.writers, 0, sizeof b->bus.writers);
 		b->taken = 0;
+		b->told_peers = false;
 		b->renewed_ms = job->submitted_ms;
 		b->due_ms = clock_now_ms() + b->settings.ttl_ms / 6;
 		set_state(b, BUS_UP, "session opened");
-		note_peers(b, job, true);
+		note_peers(b, job);
 	} else if (outcome != SQL_OK) {
 		log_warn("session", "not opened: outcome=%s", sql_outcome_name(outcome));
 		b->due_ms = clock_now_ms() + b->settings.ttl_ms / 6;
@@ -420,7 +422,7 @@ static void done_renew(void *arg, enum sql_outcome outcome)
 		note_look(b, job);
 		if (b->sql_up)
 			set_state(b, BUS_UP, "session renewed");
-		note_peers(b, job, false);
+		note_peers(b, job);
 		note_taken(b, job->taken);
 	} else if (outcome == SQL_FATAL) { /* the others the pool has logged */
 		log_error("session", "not renewed: the database refuses it; see leat doctor");

@@ -22,6 +22,7 @@ enum {
 struct backend {
 	struct loop *loop;
 	const struct node_config *config;
+	const char *peer;
 	struct registry *registry;
 	struct backend_events events;
 	struct bus *bus; /* NULL until open; on SQL it exists while the tenants are loaded */
@@ -87,8 +88,11 @@ static void on_tenants(void *arg)
 static int open_sql(struct backend *b, uint32_t ttl_ms, struct err *e)
 {
 	struct sql_settings pool = SQL_SETTINGS_DEFAULT;
-	struct bus_sql_settings bus = {
-	        .name = b->config->name, .ttl_ms = ttl_ms, .defer = defer, .loop = b->loop};
+	struct bus_sql_settings bus = {.name = b->config->name,
+	                               .peer = b->peer,
+	                               .ttl_ms = ttl_ms,
+	                               .defer = defer,
+	                               .loop = b->loop};
 
 	/* a paused node's transactions must end with its session, not hours later */
 	pool.limits.wait_timeout_s = ttl_ms / 1000;
@@ -161,7 +165,7 @@ static int gate_begin(struct backend *b, struct err *e)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-struct backend *backend_new(struct loop *loop, const struct node_config *config,
+struct backend *backend_new(struct loop *loop, const struct node_config *config, const char *peer,
                             struct registry *registry, const struct backend_events *events,
                             struct err *e)
 {
@@ -169,6 +173,7 @@ struct backend *backend_new(struct loop *loop, const struct node_config *config,
 
 	b->loop = loop;
 	b->config = config;
+	b->peer = peer;
 	b->registry = registry;
 	b->events = *events;
 	snprintf(b->waits_for, sizeof b->waits_for, "starting");

@@ -19,8 +19,9 @@ struct backend_events {
 	void *arg;
 };
 
-/* -1/NULL: the settings are wrong. A database that is away is waited for. */
-struct backend *backend_new(struct loop *loop, const struct node_config *config,
+/* -1/NULL: the settings are wrong. A database that is away is waited for. peer: where other nodes
+ * reach this one, NULL = nowhere. */
+struct backend *backend_new(struct loop *loop, const struct node_config *config, const char *peer,
                             struct registry *registry, const struct backend_events *events,
                             struct err *e);
 /* Every request made of the bus is answered before this returns. NULL does nothing. */

@@ -13,6 +13,7 @@
 #include "node/net/listener.h"
 #include "node/net/loop.h"
 #include "node/net/tls.h"
+#include "node/peer/links.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -40,6 +41,7 @@ struct node {
 	struct tls_server *tls;
 	struct conn_table *conns;
 	struct registry *registry;
+	struct links *links; /* NULL = none */
 	struct backend *backend;
 
 	struct bus *bus; /* this and the next three: NULL until the backend is open */
@@ -284,6 +286,8 @@ static void on_bus_state(void *arg, enum bus_state state)
 	struct node *n = arg;
 
 	log_info("node", "bus=%s generation=%" PRIu64, names[state], n->bus->generation);
+	if (n->links && state == BUS_UP)
+		links_on_session(n->links, &n->bus->session_id);
 	dispatch_on_state(n->dispatch, state);
 	appender_on_state(n->appender, state);
 	if (state == BUS_ENDED && n->state != NODE_DRAINING)
@@ -304,6 +308,14 @@ static void on_taken(void *arg)
 	struct node *n = arg;
 
 	dispatch_on_taken(n->dispatch);
+}
+
+static void on_peers(void *arg, const struct bus_peer *peers, size_t n_peers)
+{
+	struct node *n = arg;
+
+	if (n->links)
+		links_on_peers(n->links, peers, n_peers);
 }
 
 static void on_stored(void *arg, struct batch *b)
@@ -347,6 +359,7 @@ static void on_backend_open(void *arg, struct bus *bus)
 	bus->events = (struct bus_events){.on_state = on_bus_state,
 	                                  .on_others_stored = on_others_stored,
 	                                  .on_taken = on_taken,
+	                                  .on_peers = on_peers,
 	                                  .arg = n};
 	n->dispatch = dispatch_new(n->loop, bus, &dispatch);
 	n->appender = appender_new(n->loop, bus, &events);
@@ -355,8 +368,67 @@ static void on_backend_open(void *arg, struct bus *bus)
 	mqtt.dispatch = n->dispatch;
 	mqtt.appender = n->appender;
 	n->mqtt = mqtt_new(&mqtt);
-	if (bus->state != BUS_DOWN) /* told before we listened */
+	if (bus->state != BUS_DOWN) { /* told before we listened, as who the others are was */
 		on_bus_state(n, bus->state);
+		bus->ops->look(bus);
+	}
+}
+
+/* ---- the other nodes ------------------------------------------------------------------------- */
+
+static void on_link_up(void *arg, const struct id128 *peer)
+{
+	(void)arg;
+	(void)peer;
+}
+
+static void on_link_down(void *arg, const struct id128 *peer)
+{
+	(void)arg;
+	(void)peer;
+}
+
+static void on_link_room(void *arg, const struct id128 *peer)
+{
+	(void)arg;
+	(void)peer;
+}
+
+static void on_link_message(void *arg, const struct id128 *peer, const struct peer_message *m)
+{
+	(void)arg;
+	(void)peer;
+	(void)m;
+}
+
+static void on_stranger(void *arg)
+{
+	struct node *n = arg;
+
+	if (n->bus)
+		n->bus->ops->look(n->bus);
+}
+
+static int open_links(struct node *n, struct err *e)
+{
+	const struct node_peering *p = &n->config->peer;
+	struct links_settings settings = {
+	        .loop = n->loop,
+	        .listen = p->listen,
+	        .advertise = p->advertise,
+	        .secret = p->cluster_key,
+	        .cert_file = p->cert_file,
+	        .key_file = p->key_file,
+	        .ca_file = p->ca_file,
+	        .events = {on_link_up, on_link_down, on_link_room, on_link_message, n},
+	        .look = on_stranger,
+	        .arg = n,
+	};
+
+	if (!addr_is_set(&p->listen))
+		return 0;
+	n->links = links_new(&settings, e);
+	return n->links ? 0 : -1;
 }
 
 static void on_backend_failed(void *arg, const char *text)
@@ -423,6 +495,15 @@ int node_check(const struct node_config *c, struct err *e)
 		return err_set(e, 0, "--insecure-mqtt needs --insecure-tenant NAME");
 	if (addr_is_set(&c->mqtt) && !(c->cert_file && c->key_file))
 		return err_set(e, 0, "--mqtt needs --cert FILE and --key FILE");
+	if (addr_is_set(&c->peer.listen) && !c->db)
+		return err_set(e, 0,
+		               "--peer is for --db: what is in one process's memory, "
+		               "another cannot serve");
+	if (addr_is_set(&c->peer.listen) && !c->peer.cluster_key.n &&
+	    !(c->peer.cert_file && c->peer.key_file && c->peer.ca_file))
+		return err_set(e, 0,
+		               "--peer needs --cluster-key FILE, or --peer-cert, --peer-key and "
+		               "--peer-ca");
 	if (!addr_is_set(&c->mqtt) && !addr_is_set(&c->insecure))
 		return err_set(e, 0, "nothing to listen on: --mqtt ADDR");
 	return 0;
@@ -445,7 +526,11 @@ static int node_init(struct node *n, struct err *e)
 	n->registry = registry_new(on_registry_change, n);
 	if (addr_is_set(&c->mqtt) && !(n->tls = tls_server_new(&tls, e)))
 		return -1;
-	if (!(n->backend = backend_new(n->loop, c, n->registry, &backend, e)))
+	if (open_links(n, e) < 0)
+		return -1;
+	n->backend = backend_new(n->loop, c, n->links ? links_addr(n->links) : NULL, n->registry,
+	                         &backend, e);
+	if (!n->backend)
 		return -1;
 	if (addr_is_set(&c->admin) && !(n->admin = admin_new(n->loop, &c->admin, &admin, e)))
 		return -1;
@@ -466,6 +551,8 @@ static void node_release(struct node *n)
 	listener_free(n->insecure);
 	listener_free(n->listener);
 	conn_table_free(n->conns);
+	links_free(n->links);
+	n->links = NULL; /* the backend's last answers must find none */
 	backend_free(n->backend);
 	mqtt_free(n->mqtt);
 	appender_free(n->appender);

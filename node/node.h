@@ -7,6 +7,7 @@
 #ifndef LEAT_NODE_NODE_H
 #define LEAT_NODE_NODE_H
 
+#include "base/slice.h"
 #include "node/net/addr.h"
 #include "tenancy/registry.h"
 #include "tenancy/tenant.h"
@@ -23,6 +24,16 @@ struct node_ports {
 	uint16_t mqtt;     /* 0 = not served */
 	uint16_t insecure; /* likewise */
 	uint16_t admin;
+};
+
+/* Links to the other nodes (node/peer/links.h). Nothing to listen on = none. */
+struct node_peering {
+	struct addr listen;
+	struct addr advertise;    /* where others reach it; port 0 = the bound one */
+	struct slice cluster_key; /* or the three files */
+	const char *cert_file;
+	const char *key_file;
+	const char *ca_file;
 };
 
 /* What a worker of `leat node --workers` shares with the others; see node/workers.h. */
@@ -58,6 +69,7 @@ struct node_config {
 	uint32_t session_expiry_max_s; /* longest life of an offline session */
 	size_t cache_bytes;            /* batches kept for delivery */
 
+	struct node_peering peer;
 	struct node_shared shared;
 
 	void (*on_serving)(void *arg, const struct node_ports *ports); /* once; may be NULL */

@@ -70,6 +70,8 @@ static int worker_main(const struct workers *w, unsigned slot)
 	c.name = name;
 	c.shared = (struct node_shared){w->spread, slot, w->mqtt_fd, w->insecure_fd};
 	take_port(&c.admin, slot);
+	take_port(&c.peer.listen, slot);
+	take_port(&c.peer.advertise, slot);
 	return node_run(&c);
 }
 

@@ -1,6 +1,7 @@
 /* workers: `leat node --workers N`: this process binds the client listeners, forks N nodes that
  * accept from them, and minds them until a signal ends all. Each worker is a whole node, with a
- * name (NAME/1 ..) and an admin port (the first one's, +1, +2 ..; or each a free one) of its own.
+ * name (NAME/1 ..), an admin and a peer port (the first one's, +1, +2 ..; or each a free one) of
+ * its own.
  *
  * SIGTERM, SIGINT: the workers drain; the status is 0 when all ended with 0. A second one, or 30
  * seconds, ends them at once. SIGHUP is passed on. A worker that ends by itself is started again,

@@ -1,5 +1,6 @@
 /* leat node: serve events, on a database or in memory. */
 #include "base/buf.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/cli/command.h"
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 enum { NAME_MAX_BYTES = NODE_NAME_MAX + 8 };
+enum { CLUSTER_KEY_MIN = 32, CLUSTER_KEY_MAX = 4096 }; /* bytes */
 
 struct node_options {
 	const char *db;
@@ -30,6 +32,12 @@ struct node_options {
 	struct addr admin;
 	struct addr insecure;
 	const char *insecure_tenant;
+	struct addr peer;
+	struct addr peer_advertise;
+	const char *cluster_key;
+	const char *peer_cert;
+	const char *peer_key;
+	const char *peer_ca;
 	const char *audience;
 	uint64_t max_packet;
 	uint64_t session_expiry_ms;
@@ -67,6 +75,17 @@ static const struct option rows[] = {
          .help = "MQTT without TLS and without tokens, on loopback only"},
         {"insecure-tenant", 0, OPTION_TEXT, AT(insecure_tenant), .arg = "NAME",
          .help = "the tenant of its clients"},
+        {"peer", 0, OPTION_ADDRESS, AT(peer), .arg = "ADDR",
+         .help = "links to the other nodes of the database, over TLS; for example :7883"},
+        {"peer-advertise", 0, OPTION_ADDRESS, AT(peer_advertise), .arg = "ADDR",
+         .help = "where they reach it; default: what --peer says, or this machine's name"},
+        {"cluster-key", 0, OPTION_TEXT, AT(cluster_key), .arg = "FILE",
+         .help = "the secret that all nodes share, at least 32 bytes; proves who is one"},
+        {"peer-cert", 0, OPTION_TEXT, AT(peer_cert), .arg = "FILE",
+         .help = "instead of --cluster-key: PEM, this node's certificate"},
+        {"peer-key", 0, OPTION_TEXT, AT(peer_key), .arg = "FILE", .help = "PEM: its private key"},
+        {"peer-ca", 0, OPTION_TEXT, AT(peer_ca), .arg = "FILE",
+         .help = "PEM: the CA of all nodes' certificates, and of nothing else's"},
         {"audience", 0, OPTION_TEXT, AT(audience), .arg = "NAME", .fallback = "leat",
          .help = "what the aud claim of tokens must contain"},
         {"max-packet", 0, OPTION_SIZE, AT(max_packet), .arg = "SIZE", .fallback = "1MiB",
@@ -129,6 +148,22 @@ static int take_keys(const struct option_list *list, const struct tenant *t, str
 	return 0;
 }
 
+/* ---- --cluster-key FILE ---------------------------------------------------------------------- */
+
+static int take_cluster_key(const char *file, struct buf *key, struct err *e)
+{
+	if (!file)
+		return 0;
+	if (file_read_secret(file, CLUSTER_KEY_MAX, key, e) < 0)
+		return -1;
+	if (key->len < CLUSTER_KEY_MIN)
+		return err_set(e, 0,
+		               "--cluster-key %.100s has less than %d bytes: try "
+		               "`head -c 32 /dev/urandom >FILE`",
+		               file, CLUSTER_KEY_MIN);
+	return 0;
+}
+
 /* ---- running --------------------------------------------------------------------------------- */
 
 static int check(const struct node_options *o, struct err *e)
@@ -168,6 +203,7 @@ static void take_name(const struct node_options *o, char name[NAME_MAX_BYTES])
 static int run(const struct node_options *o, struct err *e)
 {
 	struct memory_keys keys = {0};
+	struct buf cluster_key = {0};
 	struct tenant tenant;
 	char name[NAME_MAX_BYTES];
 	struct node_config c = {
@@ -187,6 +223,11 @@ static int run(const struct node_options *o, struct err *e)
 	        .max_packet = (uint32_t)o->max_packet,
 	        .session_expiry_max_s = (uint32_t)(o->session_expiry_ms / 1000),
 	        .cache_bytes = o->cache_bytes,
+	        .peer = {.listen = o->peer,
+	                 .advertise = o->peer_advertise,
+	                 .cert_file = o->peer_cert,
+	                 .key_file = o->peer_key,
+	                 .ca_file = o->peer_ca},
 	};
 	int rc = -1;
 
@@ -196,11 +237,15 @@ static int run(const struct node_options *o, struct err *e)
 		take_tenant(o->memory_tenant, &tenant);
 		rc = take_keys(&o->memory_keys, &tenant, &keys, e);
 	}
+	if (rc == 0)
+		rc = take_cluster_key(o->cluster_key, &cluster_key, e);
 	c.keys = keys.rows;
 	c.key_count = keys.n;
+	c.peer.cluster_key = buf_slice(&cluster_key);
 	if (rc == 0)
 		rc = o->workers > 1 ? workers_run(&c, (unsigned)o->workers) : node_run(&c);
 	keys_release(&keys);
+	key_file_release(&cluster_key);
 	return rc;
 }
 

@@ -30,6 +30,12 @@ void link_send(struct link *k, const struct peer_message *m)
 	write_frame(k);
 }
 
+static void send_hello(struct link *k)
+{
+	peer_hello_encode(&k->owner->frame, &k->owner->hello);
+	write_frame(k);
+}
+
 static void send_ping(struct link *k)
 {
 	k->pinged_ms = clock_now_ms();
@@ -131,14 +137,12 @@ static size_t on_data(struct conn *c, void *arg, const char *p, size_t n)
 static void on_ready(struct conn *c, void *arg)
 {
 	struct link *k = arg;
-	struct link_owner *o = k->owner;
 
 	k->state = LINK_GREETING;
-	k->heard_ms = k->pinged_ms = k->drained_ms = clock_now_ms();
 	conn_set_max_pending(c, PEER_FRAME_HEAD + PEER_FRAME_MAX);
 	conn_set_deadline(c, LINK_HELLO_MS, 0);
-	peer_hello_encode(&o->frame, &o->hello);
-	write_frame(k);
+	if (k->dialled)
+		send_hello(k);
 }
 
 static void on_timeout(struct conn *c, void *arg, int kind)
@@ -214,7 +218,9 @@ void link_begin(struct link *k)
 {
 	k->state = LINK_UP;
 	k->begun = true;
-	k->heard_ms = k->drained_ms = clock_now_ms();
+	k->heard_ms = k->pinged_ms = k->drained_ms = clock_now_ms();
+	if (!k->dialled)
+		send_hello(k);
 	conn_set_deadline(k->conn, 0, 0);
 	conn_resume_read(k->conn, CONN_PAUSE_SESSION);
 }

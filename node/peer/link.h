@@ -1,5 +1,6 @@
-/* link: one connection between two nodes, dialled or accepted. Says HELLO, waits for the other's,
- * lets its owner judge that, then carries messages (node/peer/peer_codec.h); pings, and cuts a peer
+/* link: one connection between two nodes, dialled or accepted. Who dialled says HELLO; the other
+ * one's owner judges that, and only then answers with its own: so the link is up for the dialler
+ * when it is for both. Then it carries messages (node/peer/peer_codec.h); it pings, and cuts a peer
  * that is silent, takes nothing or talks nonsense. Owned by links.c; loop thread only. Calls are
  * made to the owner from the loop, never from inside a link_* call. */
 #ifndef LEAT_NODE_PEER_LINK_H
@@ -26,7 +27,7 @@ enum {
 
 enum link_state {
 	LINK_CONNECTING, /* TCP and TLS under way */
-	LINK_GREETING,   /* our HELLO is out, theirs is not in */
+	LINK_GREETING,   /* their HELLO is not in */
 	LINK_HELD,       /* theirs is in, the owner judges; nothing more is read */
 	LINK_UP,
 	LINK_CLOSED, /* on_closed is due */

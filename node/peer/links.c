@@ -23,6 +23,7 @@ enum {
 	DIAL_MAX_MS = 5000,
 	/* Who has the higher session id waits for the other's call, as that link would stay. */
 	DIAL_YIELD_MS = 250,
+	DIAL_HOLD_MS = 1000,  /* so long, see waits_for_ours() */
 	EXPECTED_MS = 10000,  /* a peer heard of otherwise must be seen in a look by then */
 	COMPLAIN_MS = 10000,  /* between two lines about refused connections */
 	CONNS_MAX = 4096,     /* open connections, accepted and dialled */
@@ -37,6 +38,7 @@ struct peer {
 	uint64_t until_ms;    /* not seen: forgotten then */
 	struct link *up;      /* NULL = none */
 	struct link *dialled; /* ours to its address, not up yet; or NULL */
+	uint64_t dialled_ms;  /* when that began */
 	uint32_t failures;    /* dials in a row */
 	uint64_t dial_ms;     /* not before */
 	bool waits;           /* send() refused: on_room is due */
@@ -142,6 +144,7 @@ static void dial(struct links *l, struct peer *p)
 	struct err e;
 
 	p->dialled = link_dial(&l->owner, l->conns, &p->who, l->client, &e);
+	p->dialled_ms = clock_now_ms();
 	if (p->dialled) {
 		TAILQ_INSERT_TAIL(&l->links, p->dialled, entry);
 		return;
@@ -180,8 +183,9 @@ static void admit(struct links *l, struct peer *p, struct link *k)
 		link_close(p->up, "superseded");
 		tell_down(l, p);
 	}
-	if (p->dialled == k)
-		p->dialled = NULL;
+	if (p->dialled && p->dialled != k)
+		link_close(p->dialled, "duplicate");
+	p->dialled = NULL;
 	p->up = k;
 	p->failures = 0;
 	l->stats.up++;
@@ -189,6 +193,20 @@ static void admit(struct links *l, struct peer *p, struct link *k)
 	         log_quote_str(k->addr), k->dialled ? "yes" : "no");
 	link_begin(k);
 	l->settings.events.on_up(l->settings.events.arg, &p->who.session_id);
+}
+
+/* Both called at once, and our call is the one that will stay: let the other wait for what becomes
+ * of it, so that no link comes up only to be replaced. */
+static bool waits_for_ours(const struct links *l, const struct peer *p, const struct link *k)
+{
+	return !k->dialled && p->dialled && lower(&l->me, &k->session_id) &&
+	       clock_now_ms() - p->dialled_ms < DIAL_HOLD_MS;
+}
+
+static void judge(struct links *l, struct peer *p, struct link *k)
+{
+	if (!waits_for_ours(l, p, k))
+		admit(l, p, k);
 }
 
 /* Somebody else answers at that address: a node that was started again, for example. */
@@ -202,6 +220,18 @@ static void not_whom_we_called(struct links *l, struct link *k)
 	dial_later(l, p);
 }
 
+static void admit_held(struct links *l)
+{
+	struct link *k;
+
+	TAILQ_FOREACH (k, &l->links, entry) {
+		struct peer *p = k->state == LINK_HELD ? peer_find(l, &k->session_id) : NULL;
+
+		if (p)
+			judge(l, p, k);
+	}
+}
+
 static void on_hello(void *arg, struct link *k)
 {
 	struct links *l = arg;
@@ -211,8 +241,8 @@ static void on_hello(void *arg, struct link *k)
 	if (id128_eq(&k->session_id, &l->me))
 		link_close(k, "this node itself");
 	else if (p)
-		admit(l, p, k);
-	else if (l->settings.look)
+		judge(l, p, k);
+	else
 		l->settings.look(l->settings.arg); /* held: links_on_peers, or its deadline */
 }
 
@@ -320,6 +350,7 @@ static void on_tick(void *arg)
 		else
 			dial_if_due(l, p);
 	}
+	admit_held(l);
 }
 
 /* What was sent in this turn is with the kernel, as far as it took it. */
@@ -364,18 +395,6 @@ static void note_peer(struct links *l, const struct bus_peer *who, bool at_once)
 		p->dial_ms = clock_now_ms() + (at_once ? 0 : DIAL_YIELD_MS);
 	}
 	p->seen = true;
-}
-
-static void admit_held(struct links *l)
-{
-	struct link *k;
-
-	TAILQ_FOREACH (k, &l->links, entry) {
-		struct peer *p = k->state == LINK_HELD ? peer_find(l, &k->session_id) : NULL;
-
-		if (p)
-			admit(l, p, k);
-	}
 }
 
 void links_on_peers(struct links *l, const struct bus_peer *peers, size_t n)
@@ -496,14 +515,15 @@ static bool is_wildcard(const struct addr *a)
 
 static int take_address(struct links *l, struct err *e)
 {
-	struct addr a = l->settings.listen;
+	struct addr a = l->settings.advertise;
 
-	a.port = listener_port(l->listener);
-	if (is_wildcard(&a) && gethostname(a.host, sizeof a.host - 1) < 0)
+	if (!a.host[0] && !is_wildcard(&l->settings.listen))
+		memcpy(a.host, l->settings.listen.host, sizeof a.host);
+	if (!a.host[0] && gethostname(a.host, sizeof a.host - 1) < 0)
 		return err_set(e, 0, "this machine has no name: --peer-advertise HOST:PORT");
+	if (!a.port)
+		a.port = listener_port(l->listener);
 	addr_text(&a, l->addr);
-	if (l->settings.advertise)
-		snprintf(l->addr, sizeof l->addr, "%s", l->settings.advertise);
 	if (strlen(l->addr) > BUS_ADDR_MAX)
 		return err_set(e, 0, "the peer address is longer than %d bytes", BUS_ADDR_MAX);
 	l->owner.hello.version = PEER_VERSION;

@@ -30,8 +30,10 @@ enum {
 
 struct links_settings {
 	struct loop *loop;
-	struct addr listen;    /* port 0 = a free one */
-	const char *advertise; /* HOST:PORT where others reach us; NULL = by `listen` */
+	struct addr listen; /* port 0 = a free one */
+	/* Where others reach us. Host "" = the one listened on, or the machine's name; port 0 = the
+	 * bound one. */
+	struct addr advertise;
 
 	struct slice secret; /* the cluster key; empty = the three files. Copied */
 	const char *cert_file;

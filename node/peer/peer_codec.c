@@ -204,6 +204,26 @@ static void get_policy(struct reader *r, struct peer_message *m)
 	p->pin = flags & POLICY_PIN;
 }
 
+static void put_consumers(struct buf *b, const struct peer_message *m)
+{
+	buf_u32be(b, m->consumers);
+}
+
+static void get_consumers(struct reader *r, struct peer_message *m)
+{
+	m->consumers = get_u32(r);
+}
+
+static void put_expiry(struct buf *b, const struct peer_message *m)
+{
+	buf_u32be(b, m->expiry_s);
+}
+
+static void get_expiry(struct reader *r, struct peer_message *m)
+{
+	m->expiry_s = get_u32(r);
+}
+
 static void put_credit(struct buf *b, const struct peer_message *m)
 {
 	buf_u32be(b, m->credit);
@@ -328,11 +348,13 @@ enum {
 	EPOCH = 1 << 2,
 	FILTERS = 1 << 3,
 	POLICY = 1 << 4,
-	CREDIT = 1 << 5,
-	DELIVERIES = 1 << 6,
-	EVENT = 1 << 7,
-	FLUSH = 1 << 8,
-	DUE = 1 << 9,
+	CONSUMERS = 1 << 5,
+	EXPIRY = 1 << 6,
+	CREDIT = 1 << 7,
+	DELIVERIES = 1 << 8,
+	EVENT = 1 << 9,
+	FLUSH = 1 << 10,
+	DUE = 1 << 11,
 };
 
 static const struct group {
@@ -345,6 +367,8 @@ static const struct group {
         {EPOCH, put_epoch, get_epoch},
         {FILTERS, put_filters, get_filters},
         {POLICY, put_policy, get_policy},
+        {CONSUMERS, put_consumers, get_consumers},
+        {EXPIRY, put_expiry, get_expiry},
         {CREDIT, put_credit, get_credit},
         {DELIVERIES, put_deliveries, get_deliveries},
         {EVENT, put_event, get_event},
@@ -362,10 +386,10 @@ static const struct type {
         [PEER_OWNER] = {"owner", TENANT | NAME | EPOCH},
         [PEER_HELD] = {"held", TENANT | NAME | EPOCH | DELIVERIES},
         [PEER_RELEASED] = {"released", TENANT | NAME},
-        [PEER_ATTACH] = {"attach", TENANT | NAME},
+        [PEER_ATTACH] = {"attach", TENANT | NAME | CONSUMERS | EXPIRY},
         [PEER_ATTACHED] = {"attached", TENANT | NAME | EPOCH | FILTERS | POLICY},
         [PEER_REFUSED] = {"refused", TENANT | NAME},
-        [PEER_CREDIT] = {"credit", TENANT | EPOCH | CREDIT},
+        [PEER_CREDIT] = {"credit", TENANT | EPOCH | CONSUMERS | CREDIT},
         [PEER_DELIVER] = {"deliver", TENANT | EPOCH | DELIVERIES | EVENT},
         [PEER_SETTLE] = {"settle", TENANT | EPOCH | DELIVERIES},
         [PEER_DETACH] = {"detach", TENANT | EPOCH},

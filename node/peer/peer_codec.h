@@ -23,9 +23,8 @@ enum {
 	/* Payload bytes of a frame: the largest MQTT packet (8 MiB) of nothing but user properties
 	 * whose every byte takes six in JSON, and slack. */
 	PEER_FRAME_MAX = 64 << 20,
-	PEER_HELLO_MAX = 512,        /* the same of the first frame */
-	PEER_DELIVERIES_MAX = 65536, /* a message: more than a session's packet ids */
-	PEER_HEADS_MAX = 4096,       /* likewise: more than a turn's flushes have */
+	PEER_HELLO_MAX = 512,  /* the same of the first frame */
+	PEER_HEADS_MAX = 4096, /* likewise: more than a turn's flushes have */
 };
 
 /* Frames that the links keep to themselves; the others are an enum peer_type. */
