@@ -39,6 +39,7 @@ enum {
 	BUS_REASON_MAX = 255,          /* bytes of a failure's reason */
 	BUS_RETRIES_MAX = 100,         /* rows with their events per bus_retries */
 	BUS_RETRIES_KNOWN_MAX = 2000,  /* timer ids of rows that the caller has */
+	BUS_RETAIN_MAX = 500,          /* batches per step of retention */
 };
 
 /* Another node, as its session's row names it. */
@@ -402,18 +403,29 @@ struct bus_fire {
 	uint64_t next_in_ms;    /* out: until the next is due; 0 = more is due; UINT64_MAX = none */
 };
 
-/* One small step of retention: old batches deleted (at most `limit`), what ended sessions left
- * removed. */
+/* One small step of retention: batches that are too old, or too many for their tenant, deleted from
+ * the oldest on, at most `limit`; what ended sessions left removed. It stops before what a pinned
+ * queue has not done; a tenant that is at its limit of bytes because of one is marked
+ * storage_full, which nodes refuse its publishes by, until there is room again. Appends never wait
+ * for it. Interrupted at any point, it is right: the next step goes on. */
 struct bus_retain {
 	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN, LOST (the role), FATAL */
 	void (*done)(struct bus_retain *);
 	void *arg;
 
-	uint64_t epoch; /* of BUS_ROLE_RETENTION */
-	uint32_t limit;
+	uint64_t epoch;            /* of BUS_ROLE_RETENTION */
+	uint32_t limit;            /* 1..BUS_RETAIN_MAX */
+	uint32_t retention_s;      /* of tenants without a setting of their own; 0 = for ever */
+	uint64_t max_stored_bytes; /* likewise; 0 = no limit */
+
+	/* In and out: heads up to this one were looked at. Begin, and go on after a round, with 0.
+	 */
+	uint32_t tenant_id;
+	uint32_t partition_id;
 
 	uint32_t removed; /* out: batches */
-	bool more;        /* out: ask again soon */
+	uint32_t gaps;    /* out: cursors that it overtook */
+	bool more;        /* out: there was more than `limit`: ask again soon */
 };
 
 /* ---- the interface ------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ static const struct bus_ops sql_ops = {
         .settle = settle_sql_settle,
         .retries = settle_sql_retries,
         .look = session_sql_look,
+        .retain = retention_sql_retain,
         .stop = session_sql_stop,
         .free = bus_sql_free,
 };

@@ -101,6 +101,7 @@ void subscription_sql_claim_release(struct bus *bus, struct bus_claim *req);
 void subscription_sql_change(struct bus *bus, struct bus_change *req);
 void subscription_sql_owned(struct bus *bus, struct bus_owned *req);
 void subscription_sql_expire(struct bus *bus, struct bus_expire *req);
+void retention_sql_retain(struct bus *bus, struct bus_retain *req);
 void cursor_sql_commit(struct bus *bus, struct bus_commit *req);
 enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *me,
                                        struct bus_cursor_row *row);

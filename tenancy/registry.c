@@ -182,7 +182,8 @@ static bool tenant_same(const struct tenant *a, const struct tenant *b)
 	       x->max_event_bytes == y->max_event_bytes &&
 	       x->max_subscriptions == y->max_subscriptions &&
 	       x->max_stored_bytes == y->max_stored_bytes &&
-	       x->max_backlog_events == y->max_backlog_events && x->retention_s == y->retention_s;
+	       x->max_backlog_events == y->max_backlog_events && x->retention_s == y->retention_s &&
+	       a->storage_full == b->storage_full;
 }
 
 /* What happened to whom, told when everything is in place. */

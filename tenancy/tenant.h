@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/slice.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -38,6 +39,7 @@ struct tenant {
 	uint16_t partitions;
 	enum tenant_state state;
 	struct tenant_limits limits;
+	bool storage_full;              /* retention: a pinned queue holds max_stored_bytes */
 	char name[TENANT_NAME_MAX + 1]; /* never told to another tenant */
 };
 

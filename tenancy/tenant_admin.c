@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { ROW_COLUMNS = 13, LIMIT_COLUMNS = 8, PARTITIONS_MAX = 64 };
+enum { ROW_COLUMNS = 14, LIMIT_COLUMNS = 8, PARTITIONS_MAX = 64 };
 
 /* ---- transactions ---- */
 
@@ -89,6 +89,7 @@ bool tenant_admin_parse_row(const struct sql_cell *cells, unsigned n, struct ten
 		return false;
 	memcpy(out->name, name.p, name.n);
 	parse_limits(cells + 5, &out->limits);
+	out->storage_full = cells[5 + LIMIT_COLUMNS].u != 0;
 	return true;
 }
 
@@ -109,6 +110,7 @@ static int on_found(void *arg, const struct sql_cell *cells, unsigned n)
 	t->weight = (uint16_t)cells[2].u;
 	t->partitions = (uint16_t)cells[3].u;
 	parse_limits(cells + 4, &t->limits);
+	t->storage_full = cells[4 + LIMIT_COLUMNS].u != 0;
 	snprintf(f->row.created_at, sizeof f->row.created_at, "%.*s", (int)made.n, made.p);
 	f->found = true;
 	return 0;

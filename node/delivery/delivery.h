@@ -61,6 +61,7 @@ struct place {
 	bool resting;             /* on that list */
 	bool in_pass;             /* the batch being dispatched is for it */
 	bool has_row;             /* durable: `cursors` has a row for it, which commits match */
+	struct gap gap;           /* its next delivery tells of it; to 0 = none */
 };
 
 TAILQ_HEAD(place_list, place);

@@ -27,6 +27,8 @@ struct dispatch_stats {
 	uint64_t catch_up_reads; /* journal reads */
 	uint64_t cursor_commits; /* transactions */
 	uint64_t fenced;         /* cursor rows that no longer matched */
+	uint64_t gaps;           /* times a subscription was overtaken by retention */
+	uint64_t gap_events;     /* events it skipped, wanted or not */
 	size_t sessions;
 	size_t subscriptions;
 	size_t cache_bytes;

@@ -296,11 +296,6 @@ static void each_place(struct partition *p, void (*fn)(struct place *, const voi
 	}
 }
 
-struct gap {
-	uint64_t from;
-	uint64_t to;
-};
-
 static void skip_one(struct place *pl, const void *arg)
 {
 	const struct gap *gap = arg;
@@ -312,7 +307,7 @@ static void skip_one(struct place *pl, const void *arg)
  * behind the gap. */
 static void skip_gap(struct partition *p, uint64_t from, uint64_t to)
 {
-	struct gap gap = {from, to};
+	struct gap gap = {p->id, from, to};
 
 	log_warn("partition", "tenant=%u partition=%u gap_from=%" PRIu64 " gap_to=%" PRIu64,
 	         p->space->tenant_id, p->id, from, to - 1);

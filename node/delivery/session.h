@@ -31,6 +31,13 @@ enum {
 /* ---- the connection's side ----------------------------------------------------------------------
  */
 
+/* Events that retention took before a subscription had read them, [from, to). */
+struct gap {
+	uint32_t partition_id;
+	uint64_t from;
+	uint64_t to;
+};
+
 /* One PUBLISH to send. Everything is borrowed for the call; keep `owner` with batch_ref() if the
  * payload is to be referenced instead of copied. */
 struct outgoing {
@@ -42,7 +49,8 @@ struct outgoing {
 	bool retain;        /* Retain As Published kept it (later); else false */
 	const uint32_t *subscription_ids;
 	size_t n_subscription_ids;
-	uint32_t expiry_s; /* remaining lifetime in seconds, rounded up; 0 = none */
+	uint32_t expiry_s;     /* remaining lifetime in seconds, rounded up; 0 = none */
+	const struct gap *gap; /* before it, of its subscription; NULL = none */
 };
 
 /* What a session asks of the connection it is attached to. `conn` is the attach argument. */

@@ -77,7 +77,11 @@ static void send_to_session(struct place *pl, struct session *c, uint64_t seq,
 	bool begun = e && e->packet_id;
 	struct match own;
 	struct outgoing out = {.ev = ev, .owner = b, .expiry_s = remaining_s(ev)};
+	struct gap gap = pl->gap;
 
+	if (gap.to)
+		out.gap = &gap;
+	pl->gap.to = 0;
 	if (pl->sub->kind == BUS_SUB_SHARE) { /* each member has options of its own */
 		match_clear(&own);
 		match_add(&own, session_share_filter(c, pl->sub));
@@ -181,6 +185,21 @@ void place_settle(struct place *pl, uint64_t seq)
 	committer_mark(pl->partition->space->dispatch, pl);
 }
 
+/* It is told of once, with the next delivery; what comes until then is added. */
+static void note_gap(struct place *pl, uint64_t from, uint64_t to)
+{
+	struct dispatch_stats *stats = &pl->partition->space->dispatch->stats;
+
+	if (!pl->gap.to)
+		pl->gap = (struct gap){pl->partition->id, from, to};
+	if (from < pl->gap.from)
+		pl->gap.from = from;
+	if (to > pl->gap.to)
+		pl->gap.to = to;
+	stats->gaps++;
+	stats->gap_events += to - from;
+}
+
 void place_skip(struct place *pl, uint64_t from, uint64_t to)
 {
 	struct partition *p = pl->partition;
@@ -188,12 +207,17 @@ void place_skip(struct place *pl, uint64_t from, uint64_t to)
 	struct feed_entry *e;
 	uint64_t at = from;
 
-	if (!f->live && f->next_seq >= from && f->next_seq < to && !partition_batch(p, f->next_seq))
+	if (!f->live && f->next_seq >= from && f->next_seq < to &&
+	    !partition_batch(p, f->next_seq)) {
+		note_gap(pl, f->next_seq, to);
 		f->next_seq = to;
+	}
 	while ((e = feed_ready_within(f, at, to))) {
 		at = e->seq + 1;
-		if (!partition_batch(p, e->seq))
-			settle_unsent(pl, e);
+		if (partition_batch(p, e->seq))
+			continue;
+		note_gap(pl, e->seq, at);
+		settle_unsent(pl, e);
 	}
 	committer_mark(pl->partition->space->dispatch, pl);
 	place_resume(pl);

@@ -485,6 +485,7 @@ void mqtt_free(struct mqtt *m)
 	}
 	buf_release(&m->out);
 	buf_release(&m->props);
+	buf_release(&m->more);
 	free(m->too_large);
 	free(m);
 }

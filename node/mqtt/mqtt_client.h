@@ -107,6 +107,7 @@ struct mqtt {
 
 	struct buf out;     /* the packet being encoded; cleared by its user */
 	struct buf props;   /* properties being collected for an event */
+	struct buf more;    /* our own properties of a delivery */
 	uint64_t answer_us; /* clock_us() of this turn's answers; 0 = not read yet */
 
 	struct mqtt_too_large *too_large;

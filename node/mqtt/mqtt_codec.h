@@ -161,6 +161,7 @@ enum mqtt_result mqtt_decode(const struct mqtt_side *side, const void *bytes, si
 struct mqtt_publish_out {
 	struct slice topic;
 	struct slice props;      /* wire form without length, from mqtt_props_forward() */
+	struct slice more;       /* properties of our own, likewise */
 	const uint32_t *sub_ids; /* subscription identifiers, each 1 … MQTT_VARINT_MAX */
 	size_t sub_id_count;
 	size_t payload_len; /* bytes that will follow */

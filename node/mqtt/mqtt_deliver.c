@@ -2,6 +2,8 @@
 #include "base/mem.h"
 #include "node/mqtt/mqtt_client.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static bool can_send(void *conn)
@@ -58,6 +60,16 @@ static void release_batch(void *owner)
 	batch_unref(owner);
 }
 
+/* leat-gap: PARTITION:FROM-TO, both included. */
+static void put_gap(struct buf *out, const struct gap *gap)
+{
+	char text[64];
+
+	snprintf(text, sizeof text, "%" PRIu32 ":%" PRIu64 "-%" PRIu64, gap->partition_id,
+	         gap->from, gap->to - 1);
+	mqtt_put_user(out, slice_str("leat-gap"), slice_str(text));
+}
+
 static void send_publish(void *conn, const struct outgoing *o)
 {
 	struct mqtt_client *c = conn;
@@ -76,6 +88,10 @@ static void send_publish(void *conn, const struct outgoing *o)
 	        .retain = o->retain,
 	};
 
+	buf_clear(&m->more);
+	if (o->gap)
+		put_gap(&m->more, o->gap);
+	p.more = buf_slice(&m->more);
 	if (c->max_packet && mqtt_publish_size(c->version, &p) > c->max_packet) {
 		skip(c, o->packet_id);
 		return;

@@ -7,7 +7,7 @@
 
 static size_t publish_props_size(const struct mqtt_publish_out *p)
 {
-	size_t n = p->props.n;
+	size_t n = p->props.n + p->more.n;
 
 	n += p->expiry_s >= 0 ? 5 : 0;
 	n += p->alias ? 3 : 0;
@@ -64,7 +64,7 @@ static char *write_publish_props(char *w, const struct mqtt_publish_out *p, size
 		*w++ = MQTT_PROP_SUBSCRIPTION_ID;
 		w = mqtt_varint_write(w, p->sub_ids[i]);
 	}
-	return write_bytes(w, p->props);
+	return write_bytes(write_bytes(w, p->props), p->more);
 }
 
 void mqtt_encode_publish(struct buf *out, uint8_t version, const struct mqtt_publish_out *p)

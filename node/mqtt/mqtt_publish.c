@@ -261,6 +261,10 @@ static int check_event(struct mqtt_client *c, const struct mqtt_publish *pub, st
 	if (!acl_may_publish(c->who.acl, pub->topic))
 		return err_set(e, MQTT_REASON_NOT_AUTHORIZED,
 		               "the token's acl does not allow publishing to this topic");
+	if (c->who.tenant->storage_full)
+		return err_set(e, MQTT_REASON_QUOTA_EXCEEDED,
+		               "the tenant's stored events are at their limit, and a queue that "
+		               "they are kept for has not processed them");
 	if (max && pub->payload.n > max)
 		return err_set(e, MQTT_REASON_QUOTA_EXCEEDED,
 		               "the payload has %zu bytes; this tenant's events may have %" PRIu32,

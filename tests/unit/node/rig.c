@@ -139,6 +139,7 @@ static void send(void *conn, const struct outgoing *out)
 	g->packet_id = out->packet_id;
 	g->qos = out->qos;
 	g->dup = out->dup;
+	g->gap = out->gap ? out->gap->to - out->gap->from : 0;
 	if (c->auto_ack && out->packet_id) {
 		struct ack *a = xcalloc(1, sizeof *a);
 

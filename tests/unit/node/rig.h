@@ -25,6 +25,7 @@ struct got {
 	uint16_t packet_id;
 	uint8_t qos;
 	bool dup;
+	uint64_t gap; /* events that it told of as gone */
 };
 
 struct client {

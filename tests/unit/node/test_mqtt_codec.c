@@ -445,9 +445,12 @@ static void test_publish_round_trip(void **state)
 {
 	static const uint32_t ids[] = {1, 300, MQTT_VARINT_MAX};
 	struct buf props = {0};
+	struct buf more = {0};
 	struct buf b = {0};
 	struct mqtt_packet p;
 	struct slice rest;
+	struct slice key;
+	struct slice value;
 	uint32_t id;
 	struct mqtt_publish_out out = {
 	        .topic = slice_str("a/b"),
@@ -464,7 +467,9 @@ static void test_publish_round_trip(void **state)
 
 	(void)state;
 	mqtt_put_user(&props, slice_str("key"), slice_str("value"));
+	mqtt_put_user(&more, slice_str("leat-gap"), slice_str("0:1-9"));
 	out.props = buf_slice(&props);
+	out.more = buf_slice(&more);
 	for (int v = V3; v <= V5; v++) {
 		buf_clear(&b);
 		mqtt_encode_publish(&b, (uint8_t)v, &out);
@@ -485,7 +490,14 @@ static void test_publish_round_trip(void **state)
 		assert_int_equal(id, ids[i]);
 	}
 	assert_false(mqtt_sub_id_next(&rest, &id));
+	rest = p.props.raw;
+	assert_true(mqtt_user_prop_next(&rest, &key, &value));
+	assert_slice(value, "value");
+	assert_true(mqtt_user_prop_next(&rest, &key, &value));
+	assert_slice(key, "leat-gap");
+	assert_slice(value, "0:1-9");
 	buf_release(&b);
+	buf_release(&more);
 	buf_release(&props);
 }
 

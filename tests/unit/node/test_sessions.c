@@ -88,6 +88,43 @@ static void test_retention_takes_what_waits(void **state)
 	node_release(&n);
 }
 
+/* Every event was delivered, or told of as gone, once, right before the next one. */
+static void test_gap_is_told_once(void **state)
+{
+	struct node n;
+	struct client c = {0};
+	struct dispatch_stats stats;
+	unsigned next = 0;
+	unsigned gaps = 0;
+
+	(void)state;
+	node_init_keeping(&n, 20000, 0, 50000);
+	connect_as(&n, &c, "c", false, 3600, 10);
+	subscribe(&c, "#", 1);
+	publish_many(&n, "t", 0, 10);
+	until(&n, c.n_got == 10);
+	turns(&n, 5); /* it has acknowledged them */
+	disconnect(&c, 3600);
+	publish_many(&n, "t", 10, 2000);
+	free(c.got);
+	c.got = NULL;
+	connect_as(&n, &c, "c", false, 3600, 10);
+	publish_many(&n, "t", 2000, 2010);
+	until(&n, c.n_got && c.got[c.n_got - 1].n == 2009);
+	next = 10;
+	for (size_t i = 0; i < c.n_got; i++) {
+		assert_int_equal(c.got[i].n, next + c.got[i].gap);
+		gaps += c.got[i].gap != 0;
+		next = c.got[i].n + 1;
+	}
+	assert_int_equal(gaps, 1);
+	dispatch_get_stats(n.dispatch, &stats);
+	assert_int_equal(stats.gaps, 1);
+	assert_int_equal(stats.gap_events, 2000 - c.n_got);
+	free(c.got);
+	node_release(&n);
+}
+
 /* Packet ids of shared deliveries that went to others came never free: the 65,536th hung the node.
  */
 static void test_packet_ids_come_free(void **state)
@@ -284,6 +321,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_retention_takes_what_waits),
+	        cmocka_unit_test(test_gap_is_told_once),
 	        cmocka_unit_test(test_packet_ids_come_free),
 	        cmocka_unit_test(test_cursor_waits_for_its_row),
 	        cmocka_unit_test(test_unknown_commit),
