@@ -454,6 +454,10 @@ struct bus_ops {
 	/* Look at the other sessions soon, not when it is next due: somebody there is not known.
 	 * events.on_peers tells, if that changes anything. */
 	void (*look)(struct bus *);
+	/* Another node told of this flush of its own, and the owner knows which heads moved: it
+	 * need not hear of it from on_others_stored again. */
+	void (*hinted)(struct bus *, const struct id128 *session_id, uint32_t writer_no,
+	               uint64_t flush_no);
 	void (*stop)(struct bus *, void (*on_stopped)(void *arg),
 	             void *arg); /* end the session cleanly */
 	void (*free)(struct bus *);

@@ -62,6 +62,15 @@ static void memory_look(struct bus *bus)
 	(void)bus; /* there is nobody else */
 }
 
+static void memory_hinted(struct bus *bus, const struct id128 *session_id, uint32_t writer_no,
+                          uint64_t flush_no)
+{
+	(void)bus;
+	(void)session_id;
+	(void)writer_no;
+	(void)flush_no;
+}
+
 static void finish_stop(void *arg)
 {
 	struct bus_memory *m = arg;
@@ -100,6 +109,7 @@ static const struct bus_ops memory_ops = {
         .settle = memory_settle,
         .retries = memory_retries,
         .look = memory_look,
+        .hinted = memory_hinted,
         .stop = memory_stop,
         .free = memory_free,
 };

@@ -64,6 +64,7 @@ static const struct bus_ops sql_ops = {
         .retries = settle_sql_retries,
         .look = session_sql_look,
         .retain = retention_sql_retain,
+        .hinted = watch_sql_hinted,
         .stop = session_sql_stop,
         .free = bus_sql_free,
 };

@@ -90,6 +90,8 @@ void session_sql_release(struct bus_sql *b);
 void watch_sql_tick(struct bus_sql *b);
 void watch_sql_release(struct bus_sql *b);
 void watch_sql_heads(struct bus *bus, struct bus_heads *req);
+void watch_sql_hinted(struct bus *bus, const struct id128 *session_id, uint32_t writer_no,
+                      uint64_t flush_no);
 
 /* the requests; see struct bus_ops */
 void journal_sql_append(struct bus *bus, struct bus_append *req);

@@ -641,6 +641,15 @@ static void sim_look(struct bus *bus)
 	(void)bus; /* its nodes have no links */
 }
 
+static void sim_hinted(struct bus *bus, const struct id128 *session_id, uint32_t writer_no,
+                       uint64_t flush_no)
+{
+	(void)bus;
+	(void)session_id;
+	(void)writer_no;
+	(void)flush_no;
+}
+
 static void sim_bus_free(struct bus *bus)
 {
 	sim_bus_kill(bus);
@@ -661,6 +670,7 @@ static const struct bus_ops sim_ops = {
         .settle = sim_settle,
         .retries = sim_retries,
         .look = sim_look,
+        .hinted = sim_hinted,
         .stop = sim_stop,
         .free = sim_bus_free,
 };

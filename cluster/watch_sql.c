@@ -1,6 +1,7 @@
 /* watch_sql: noticing what other nodes append. Each tick looks at the small writer table; when a
  * flush number of another session moved, the owner is told and asks for the heads it cares about.
- * Hints over peer links (later) only make this quicker: losing one costs a tick, not an event. */
+ * A flush that its node told of over a link needs no such question, if no earlier one is missing:
+ * losing a hint costs a tick, not an event. */
 #include "base/buf.h"
 #include "base/mem.h"
 #include "cluster/bus_sql_impl.h"
@@ -9,12 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How far another node's writer had got at the last look. */
+struct writer_key {
+	struct id128 session_id;
+	uint64_t writer_no;
+};
+
+/* How far another node's writer had got at the last look, or by the hints that followed it. */
 struct flushes {
-	struct {
-		struct id128 session_id;
-		uint64_t writer_no;
-	} key;
+	struct writer_key key;
 	uint64_t flush_no;
 	bool seen; /* in this look */
 };
@@ -63,8 +66,9 @@ static bool note(struct bus_sql *b, const struct flushes *row)
 		f->flush_no = 0;
 		map_put(&b->flushes, &f->key, sizeof f->key, f);
 	}
-	moved = f->flush_no != row->flush_no;
-	f->flush_no = row->flush_no;
+	moved = row->flush_no > f->flush_no; /* a hint may have come after the look began */
+	if (moved)
+		f->flush_no = row->flush_no;
 	f->seen = true;
 	return moved;
 }
@@ -120,6 +124,16 @@ void watch_sql_tick(struct bus_sql *b)
 		b->watching = false;
 		free(l);
 	}
+}
+
+void watch_sql_hinted(struct bus *bus, const struct id128 *session_id, uint32_t writer_no,
+                      uint64_t flush_no)
+{
+	struct writer_key key = {.session_id = *session_id, .writer_no = writer_no};
+	struct flushes *f = map_get(&bus_sql_self(bus)->flushes, &key, sizeof key);
+
+	if (f && flush_no == f->flush_no + 1)
+		f->flush_no = flush_no;
 }
 
 void watch_sql_release(struct bus_sql *b)

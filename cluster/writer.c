@@ -177,6 +177,15 @@ static void report_stored(struct writer *w)
 	finish_front(w);
 }
 
+static void report_flushed(struct writer *w)
+{
+	struct part *p = w->front;
+
+	if (w->events.on_flushed)
+		w->events.on_flushed(w->events.arg, w->no, w->state.flush_no, p->batches, p->n);
+	report_stored(w);
+}
+
 static void report_refused(struct writer *w, const char *reason)
 {
 	struct part *p = w->front;
@@ -285,7 +294,7 @@ static void on_appended(struct bus_append *req)
 	switch (req->outcome) {
 	case SQL_OK:
 		w->state.flush_no = req->flush_no;
-		report_stored(w);
+		report_flushed(w);
 		break;
 	case SQL_UNKNOWN:
 		w->phase = WRITER_UNKNOWN;

@@ -24,6 +24,11 @@ struct writer_events {
 	/* Committed. base_seq is set, or 0 when only the fact is known (after UNKNOWN): readers
 	 * then read the partition from the journal. The reference is the callee's. */
 	void (*on_stored)(void *arg, struct batch *take);
+	/* The same flush, before its batches are reported: they are committed under this number, in
+	 * the bus's present session, and all base_seq are set. Not called when only the fact is
+	 * known. Borrowed. NULL = not wanted. */
+	void (*on_flushed)(void *arg, uint32_t writer_no, uint64_t flush_no,
+	                   struct batch *const *batches, size_t n);
 	/* Refused for good; `reason` says why, without data. The reference is the callee's. */
 	void (*on_refused)(void *arg, struct batch *take, const char *reason);
 	/* The flush is over: the next may be given (also from inside this call). */

@@ -13,6 +13,7 @@
 #include "node/net/listener.h"
 #include "node/net/loop.h"
 #include "node/net/tls.h"
+#include "node/peer/hint.h"
 #include "node/peer/links.h"
 
 #include <inttypes.h>
@@ -325,6 +326,16 @@ static void on_stored(void *arg, struct batch *b)
 	dispatch_stored(n->dispatch, b);
 }
 
+static void on_flushed(void *arg, uint32_t writer_no, uint64_t flush_no,
+                       struct batch *const *batches, size_t n_batches)
+{
+	struct node *n = arg;
+
+	if (n->links)
+		hint_send(links_port(n->links), &n->bus->session_id, writer_no, flush_no, batches,
+		          n_batches);
+}
+
 static void on_answer(void *arg, struct publisher to, enum append_result result, const char *reason)
 {
 	struct node *n = arg;
@@ -343,8 +354,11 @@ static void on_backend_open(void *arg, struct bus *bus)
 {
 	struct node *n = arg;
 	const struct node_config *c = n->config;
-	struct appender_events events = {
-	        .on_answer = on_answer, .on_room = on_room, .on_stored = on_stored, .arg = n};
+	struct appender_events events = {.on_answer = on_answer,
+	                                 .on_room = on_room,
+	                                 .on_flushed = on_flushed,
+	                                 .on_stored = on_stored,
+	                                 .arg = n};
 	struct dispatch_settings dispatch = {.cache_bytes = c->cache_bytes};
 	struct mqtt_settings mqtt = {
 	        .loop = n->loop,
@@ -394,11 +408,21 @@ static void on_link_room(void *arg, const struct id128 *peer)
 	(void)peer;
 }
 
+/* Who is not ready for it hears of it by a look. */
+static void on_hint(struct node *n, const struct id128 *peer, const struct peer_message *m)
+{
+	if (!id128_eq(peer, &m->session_id)) /* nobody speaks for others */
+		return;
+	if (dispatch_hinted(n->dispatch, m->heads, m->n_heads) && m->writer_no < BUS_WRITERS)
+		n->bus->ops->hinted(n->bus, peer, m->writer_no, m->flush_no);
+}
+
 static void on_link_message(void *arg, const struct id128 *peer, const struct peer_message *m)
 {
-	(void)arg;
-	(void)peer;
-	(void)m;
+	struct node *n = arg;
+
+	if (m->type == PEER_STORED)
+		on_hint(n, peer, m);
 }
 
 static void on_stranger(void *arg)

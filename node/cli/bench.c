@@ -497,6 +497,8 @@ static void make_peer(struct bench *b, uint32_t i)
 	p->consumer = i < plan->consumers;
 	p->index = p->consumer ? i : i - plan->consumers;
 	*c = plan->dial->config;
+	if (p->consumer && plan->sub_addr)
+		c->addr = plan->sub_addr;
 	snprintf(p->id, sizeof p->id, "lb%08" PRIx32 "%c%" PRIu32, (uint32_t)b->run,
 	         p->consumer ? 's' : 'p', p->index);
 	c->client_id = slice_str(p->id);

@@ -18,6 +18,7 @@
 
 struct bench_plan {
 	const struct dial *dial; /* clients take its tokens in turn */
+	const char *sub_addr;    /* the consumers' server, host:port; NULL = dial's as well */
 	const char *prefix;      /* of every topic */
 	uint32_t publishers;
 	uint32_t consumers;

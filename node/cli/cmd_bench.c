@@ -13,6 +13,7 @@
 
 struct bench_options {
 	struct dial_options to;
+	const char *sub_url;
 	uint64_t publishers;
 	uint64_t consumers;
 	uint64_t topics;
@@ -34,6 +35,8 @@ struct bench_options {
 #define AT(field) offsetof(struct bench_options, field)
 static const struct option rows[] = {
         DIAL_OPTION_ROWS(struct bench_options),
+        {"sub-url", 0, OPTION_TEXT, AT(sub_url), .arg = "URL",
+         .help = "the consumers' server, another node of the cluster; default: --url"},
         {"publishers", 'P', OPTION_NUMBER, AT(publishers), .arg = "N", .fallback = "4",
          .max = 100000, .help = "connections that publish"},
         {"consumers", 'C', OPTION_NUMBER, AT(consumers), .arg = "N", .fallback = "4", .max = 100000,
@@ -222,12 +225,28 @@ static void print_json(const struct bench_plan *p, const struct bench_result *r,
 
 /* ---- the command ----------------------------------------------------------------------------- */
 
+/* Everything but the address is as for the publishers. */
+static int take_sub_url(const char *text, const struct dial *d, struct client_url *url,
+                        struct bench_plan *p, struct err *e)
+{
+	if (!text)
+		return 0;
+	if (client_url_parse(url, text, e) < 0)
+		return -1;
+	if (url->tls != d->url.tls)
+		return err_set(e, 0, "--sub-url and --url: both with TLS, or neither");
+	p->sub_addr = url->addr;
+	return 0;
+}
+
 static int bench(const struct bench_options *o, struct dial *d, struct bench_result *r)
 {
 	struct bench_plan plan;
+	struct client_url sub_url;
 	struct err e;
 
-	if (dial_open(d, &o->to, &e) < 0 || make_plan(o, d, &plan, &e) < 0) {
+	if (dial_open(d, &o->to, &e) < 0 || make_plan(o, d, &plan, &e) < 0 ||
+	    take_sub_url(o->sub_url, d, &sub_url, &plan, &e) < 0) {
 		fprintf(stderr, "leat bench: %s\n", e.text);
 		return OPTIONS_EXIT_USAGE;
 	}

@@ -418,6 +418,15 @@ static void on_stored(void *arg, struct batch *b)
 	batch_over(a, b);
 }
 
+static void on_flushed(void *arg, uint32_t writer_no, uint64_t flush_no,
+                       struct batch *const *batches, size_t n)
+{
+	struct appender *a = arg;
+
+	if (a->events.on_flushed)
+		a->events.on_flushed(a->events.arg, writer_no, flush_no, batches, n);
+}
+
 static void on_refused(void *arg, struct batch *b, const char *reason)
 {
 	struct appender *a = arg;
@@ -460,6 +469,7 @@ struct appender *appender_new(struct loop *loop, struct bus *bus,
 	struct appender *a = xcalloc(1, sizeof *a);
 	struct writer_events we = {
 	        .on_stored = on_stored,
+	        .on_flushed = on_flushed,
 	        .on_refused = on_refused,
 	        .on_idle = on_idle,
 	        .after = after,

@@ -32,6 +32,10 @@ struct appender_events {
 	void (*on_answer)(void *arg, struct publisher to, enum append_result, const char *reason);
 	/* There is room again for a connection that was told to pause. */
 	void (*on_room)(void *arg, uint64_t conn_id);
+	/* Batches that one flush committed, before anything else is told of them: see struct
+	 * writer_events. NULL = not wanted. */
+	void (*on_flushed)(void *arg, uint32_t writer_no, uint64_t flush_no,
+	                   struct batch *const *batches, size_t n);
 	/* A stored batch for dispatch; base_seq 0 = stored, but read it from the journal. Borrowed.
 	 */
 	void (*on_stored)(void *arg, struct batch *b);

@@ -141,7 +141,9 @@ struct partition {
 	struct space *space;
 	uint32_t id;
 	uint64_t next_seq;  /* everything below was dispatched to live feeds; 0 = head not known */
-	uint64_t hinted;    /* others are said to have stored up to here; not confirmed */
+	uint64_t hinted;    /* others are said to have stored up to here */
+	uint64_t confirmed; /* and said so after their COMMIT: durable up to here */
+	uint32_t misses;    /* reads in a row that found nothing below `hinted` */
 	uint64_t heard_seq; /* while it is not: stored up to here, however old a read's head is */
 	struct cached **cache; /* by base_seq, ascending */
 	size_t n_cache;
@@ -217,9 +219,10 @@ void partition_join(struct partition *p, struct place *pl); /* it lags from feed
 void partition_leave(struct place *pl); /* the last one out ends the partition */
 void partition_free(struct partition *p);
 void partition_stored(struct partition *p, struct batch *b); /* a batch this node committed */
-void partition_hint(struct partition *p, uint64_t next_seq); /* others have stored up to it */
-void partition_suspend(struct partition *p);                 /* a new generation */
-void partition_schedule(struct partition *p);                /* catch up at the end of the turn */
+/* Others have stored up to it; confirmed: they said so after their COMMIT. */
+void partition_hint(struct partition *p, uint64_t next_seq, bool confirmed);
+void partition_suspend(struct partition *p);  /* a new generation */
+void partition_schedule(struct partition *p); /* catch up at the end of the turn */
 struct batch *partition_batch(struct partition *p, uint64_t seq); /* borrowed; NULL = not here */
 void partition_fetch(struct partition *p, uint64_t seq);          /* read it, then pump */
 void cache_drop(struct cache *c, struct cached *e);
@@ -389,6 +392,7 @@ void session_release(struct session *s); /* drain: let go of a durable session *
 
 /* others.c: what other nodes did */
 void others_stored(struct dispatch *d);
+void others_hinted(struct dispatch *d, const struct bus_head *head); /* after their COMMIT */
 void others_took(struct dispatch *d);
 
 /* committer.c */

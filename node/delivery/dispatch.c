@@ -115,6 +115,13 @@ void dispatch_on_others_stored(struct dispatch *d)
 	others_stored(d);
 }
 
+bool dispatch_hinted(struct dispatch *d, const struct bus_head *heads, size_t n)
+{
+	for (size_t i = 0; d->up && i < n; i++)
+		others_hinted(d, &heads[i]);
+	return d->up;
+}
+
 void dispatch_on_taken(struct dispatch *d)
 {
 	others_took(d);

@@ -8,6 +8,7 @@
 #include "cluster/bus.h"
 #include "node/net/loop.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,6 +43,9 @@ void dispatch_stored(struct dispatch *d, struct batch *b); /* appender's on_stor
 void dispatch_on_state(struct dispatch *d, enum bus_state state);
 void dispatch_on_others_stored(struct dispatch *d); /* bus events of these names */
 void dispatch_on_taken(struct dispatch *d);
+/* Another node has committed events up to these heads. False = not now: look at the heads instead.
+ */
+bool dispatch_hinted(struct dispatch *d, const struct bus_head *heads, size_t n);
 /* Shutdown: commit every cursor and release every subscription, then call fn once. */
 void dispatch_drain(struct dispatch *d, void (*fn)(void *arg), void *arg);
 void dispatch_get_stats(const struct dispatch *d, struct dispatch_stats *out);

@@ -1,5 +1,6 @@
-/* What other nodes did: they stored events in partitions that are followed here, or took a
- * subscription from us because its client connected there. */
+/* What other nodes did: they stored events in partitions that are followed here (known by a look at
+ * the heads, or by a hint over a link), or took a subscription from us because its client connected
+ * there. */
 #include "node/delivery/delivery.h"
 
 #include "base/mem.h"
@@ -30,19 +31,27 @@ static void look_after_error(void *arg)
 	others_stored(arg);
 }
 
+static void hint_one(struct dispatch *d, const struct bus_head *h, bool confirmed)
+{
+	struct space *sp = map_get(&d->spaces, &h->tenant_id, sizeof h->tenant_id);
+
+	if (sp && h->partition_id < sp->n_partitions && sp->partitions[h->partition_id])
+		partition_hint(sp->partitions[h->partition_id], h->next_seq, confirmed);
+}
+
+void others_hinted(struct dispatch *d, const struct bus_head *head)
+{
+	hint_one(d, head, true);
+}
+
 static void on_heads(struct bus_heads *req)
 {
 	struct heads_look *l = (struct heads_look *)req;
 	struct dispatch *d = l->dispatch;
 	bool current = d->up && l->generation == d->bus->generation;
 
-	for (size_t i = 0; req->outcome == SQL_OK && current && i < req->n; i++) {
-		const struct bus_head *h = &req->heads[i];
-		struct space *sp = map_get(&d->spaces, &h->tenant_id, sizeof h->tenant_id);
-
-		if (sp && sp->partitions[h->partition_id])
-			partition_hint(sp->partitions[h->partition_id], h->next_seq);
-	}
+	for (size_t i = 0; req->outcome == SQL_OK && current && i < req->n; i++)
+		hint_one(d, &req->heads[i], false);
 	if (req->outcome != SQL_OK && current)
 		dispatch_after(d, PAUSE_AFTER_ERROR_MS, look_after_error, d);
 	free(l);

@@ -16,6 +16,8 @@ enum {
 	READ_BYTES = 1 << 20, /* per journal read */
 	BATCHES_PER_TURN = 8, /* catch-up dispatch, then others get their turn */
 	PAUSE_AFTER_ERROR_MS = 50,
+	PAUSE_AFTER_MISS_MS = 5,
+	MISSES_MAX = 2000, /* 10 s */
 };
 
 /* ---- cache ------------------------------------------------------------------------------------
@@ -359,6 +361,23 @@ static void freed_end(struct partition *p)
 	space_free_if_unused(sp);
 }
 
+/* What was hinted is not there. On another server of a cluster it takes a moment to be seen; if it
+ * takes long, whoever told of it was wrong, and the next look at the heads sets it right. */
+static bool misses_hinted(struct partition *p, bool found_nothing)
+{
+	if (p->hinted <= p->next_seq)
+		p->misses = 0;
+	if (p->hinted <= p->next_seq || !found_nothing)
+		return false;
+	if (++p->misses <= MISSES_MAX)
+		return true;
+	log_warn("partition",
+	         "tenant=%u partition=%u hinted=%" PRIu64 " next_seq=%" PRIu64 " a hint was wrong",
+	         p->space->tenant_id, p->id, p->hinted, p->next_seq);
+	p->hinted = p->confirmed = p->next_seq;
+	return false;
+}
+
 static void read_again(void *arg)
 {
 	struct partition *p = arg;
@@ -374,6 +393,7 @@ static void on_read(struct bus_read *req)
 	struct dispatch *d = p->space->dispatch;
 	bool current = r->generation == d->bus->generation && d->up;
 	bool ok = req->outcome == SQL_OK && current && !p->freed;
+	bool found_nothing = req->n == 0;
 
 	if (ok)
 		read_take(p, req);
@@ -387,9 +407,9 @@ static void on_read(struct bus_read *req)
 		freed_end(p);
 		return;
 	}
-	if (!ok) {
+	if (!ok || misses_hinted(p, found_nothing)) {
 		p->pausing = true;
-		dispatch_after(d, PAUSE_AFTER_ERROR_MS, read_again, p);
+		dispatch_after(d, ok ? PAUSE_AFTER_MISS_MS : PAUSE_AFTER_ERROR_MS, read_again, p);
 		return;
 	}
 	p->reading = false;
@@ -411,7 +431,7 @@ static void start_read(struct partition *p, uint64_t from)
 	r->req.tenant_id = p->space->tenant_id;
 	r->req.partition_id = p->id;
 	r->req.from_seq = from;
-	r->req.confirmed_seq = p->next_seq;
+	r->req.confirmed_seq = p->next_seq > p->confirmed ? p->next_seq : p->confirmed;
 	r->req.max_bytes = READ_BYTES;
 	p->reading = true;
 	p->outdated = false;
@@ -500,11 +520,14 @@ void partition_stored(struct partition *p, struct batch *b)
 }
 
 /* Only a read makes it certain: whoever was live lags until it has come by there. */
-void partition_hint(struct partition *p, uint64_t next_seq)
+void partition_hint(struct partition *p, uint64_t next_seq, bool confirmed)
 {
+	if (confirmed && next_seq > p->confirmed)
+		p->confirmed = next_seq;
 	if (next_seq <= p->hinted || next_seq <= p->next_seq)
 		return;
 	p->hinted = next_seq;
+	p->misses = 0;
 	if (!p->next_seq)
 		return;
 	lag_all(p);
@@ -513,7 +536,8 @@ void partition_hint(struct partition *p, uint64_t next_seq)
 
 void partition_suspend(struct partition *p)
 {
-	p->hinted = 0;
+	p->hinted = p->confirmed = 0;
+	p->misses = 0;
 	cache_clear(p);
 	p->next_seq = p->heard_seq = 0;
 	p->wanted = 0;

@@ -96,6 +96,13 @@ static struct peer *peer_new(struct links *l, const struct bus_peer *who)
 	return p;
 }
 
+static bool is_up(const struct links *l, const struct id128 *id)
+{
+	const struct peer *p = peer_find(l, id);
+
+	return p && p->up && p->up->state == LINK_UP;
+}
+
 static void tell_down(struct links *l, struct peer *p)
 {
 	p->up = NULL;
@@ -271,7 +278,7 @@ static void log_closed(struct links *l, const struct link *k, const char *reason
 	if (k->begun)
 		log_info("links", "peer=%s addr=%s down reason=%s", short_id(&k->session_id, hex),
 		         log_quote_str(k->addr), log_quote_str(why));
-	else if (!k->dialled)
+	else if (!k->dialled && !is_up(l, &k->session_id))
 		complain(l, "an accepted connection did not become a link:", why);
 	else
 		log_debug("links", "addr=%s not linked reason=%s", log_quote_str(k->addr),
@@ -459,9 +466,7 @@ static void port_send_all(void *self, const struct peer_message *m)
 
 static bool port_is_up(void *self, const struct id128 *id)
 {
-	const struct peer *p = peer_find(self, id);
-
-	return p && p->up && p->up->state == LINK_UP;
+	return is_up(self, id);
 }
 
 static size_t port_n_up(void *self)

@@ -55,12 +55,6 @@ struct peer_delivery {
 	struct slice reason; /* SETTLE: NACKED: what the consumer said */
 };
 
-struct peer_head {
-	uint32_t tenant_id;
-	uint32_t partition_id;
-	uint64_t next_seq;
-};
-
 /* One message; which fields count is said by its type. Bytes are borrowed for the call. */
 struct peer_message {
 	enum peer_type type;
@@ -97,7 +91,7 @@ struct peer_message {
 	uint32_t writer_no;
 	uint64_t flush_no;
 	size_t n_heads;
-	const struct peer_head *heads;
+	const struct bus_head *heads;
 
 	uint64_t due_in_ms; /* DUE */
 };

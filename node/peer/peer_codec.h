@@ -65,7 +65,7 @@ void peer_encode(struct buf *out, const struct peer_message *m);
 struct peer_decoder {
 	struct peer_delivery *deliveries;
 	size_t cap_deliveries;
-	struct peer_head *heads;
+	struct bus_head *heads;
 	size_t cap_heads;
 };
 

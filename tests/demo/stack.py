@@ -96,6 +96,9 @@ class Stack:
         self.leat("migrate", "--db", self.dsn)
         self.leat("ca", "--dir", self.dir / "ca")
         self.ca = self.dir / "ca/ca.crt"
+        self.cluster_key = self.dir / "cluster.key"
+        self.cluster_key.touch(0o600)
+        self.cluster_key.write_bytes(os.urandom(32))
         # Before the nodes, which follow later changes within two seconds, but not at once.
         self.tenants = [self._tenant(name) for name in self._names]
         for number in range(self._count):
@@ -120,7 +123,8 @@ class Stack:
             process = self.spawn(
                 "node", "--db", self.dsn,
                 "--cert", self.dir / "ca/server.crt", "--key", self.dir / "ca/server.key",
-                "--mqtt", f"127.0.0.1:{mqtt}", "--admin", f"127.0.0.1:{admin}", stderr=out)
+                "--mqtt", f"127.0.0.1:{mqtt}", "--admin", f"127.0.0.1:{admin}",
+                "--peer", "127.0.0.1:0", "--cluster-key", self.cluster_key, stderr=out)
         return Node(process, mqtt, admin, log)
 
     # ---- programs ------------------------------------------------------------------------------

@@ -469,7 +469,11 @@ static void node_start(void *arg)
 	static const char *const names[NODES] = {"n0", "n1"};
 	struct restart *r = arg;
 	struct node *n = xcalloc(1, sizeof *n);
-	struct writer_events events = {on_stored, on_refused, on_idle, after, n};
+	struct writer_events events = {.on_stored = on_stored,
+	                               .on_refused = on_refused,
+	                               .on_idle = on_idle,
+	                               .after = after,
+	                               .arg = n};
 
 	n->world = r->world;
 	n->no = r->no;

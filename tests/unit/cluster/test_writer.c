@@ -199,7 +199,11 @@ static int setup(void **state)
 {
 	static const struct bus_ops ops = {.append = fake_append, .resolve = fake_resolve};
 	struct fixture *f = xcalloc(1, sizeof *f);
-	struct writer_events events = {on_stored, on_refused, on_idle, after, f};
+	struct writer_events events = {.on_stored = on_stored,
+	                               .on_refused = on_refused,
+	                               .on_idle = on_idle,
+	                               .after = after,
+	                               .arg = f};
 
 	f->bus.ops = &ops;
 	f->bus.state = BUS_UP;
