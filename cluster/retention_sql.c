@@ -1,7 +1,7 @@
-/* retention_sql: the step of retention on the tables head, journal and tenant. The looks are plain
- * reads; each head then gets a transaction of its own, fenced by the role. Appends hold a head's
- * row for their whole transaction, so this one takes it last, in one text with its COMMIT: a node
- * that is stopped in the middle of a step holds nothing that an append wants. */
+/* retention_sql: the step of retention on the tables head, journal and storage_full. The looks are
+ * plain reads; each head then gets a transaction of its own, fenced by the role. Appends hold a
+ * head's row for their whole transaction, so this one takes it last, in one text with its COMMIT: a
+ * node that is stopped in the middle of a step holds nothing that an append wants. */
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -238,7 +238,7 @@ static enum sql_outcome mark_full(struct step *s, const struct laden *t, bool fu
 	                        "{\"stored_bytes\":%" PRIu64 ",\"max_stored_bytes\":%" PRIu64 "}",
 	                        t->stored, t->max);
 	const char *action = full ? "retention.full" : "retention.room";
-	struct sql_param mark[] = {sql_u64(full), sql_u64(t->tenant_id), sql_u64(full)};
+	struct sql_param mark[] = {sql_u64(t->tenant_id), sql_u64(t->stored)};
 	struct sql_param audit[] = {
 	        sql_bytes(s->who, strlen(s->who)),  sql_u64(t->tenant_id),
 	        sql_bytes(action, strlen(action)),  sql_bytes(id, (size_t)n_id),
@@ -247,7 +247,8 @@ static enum sql_outcome mark_full(struct step *s, const struct laden *t, bool fu
 	enum sql_outcome o = fence(s);
 
 	if (o == SQL_OK)
-		o = sql_exec(s->c, STMT_TENANT_SET_FULL, mark, 3);
+		o = sql_exec(s->c, full ? STMT_STORAGE_FULL : STMT_STORAGE_ROOM, mark,
+		             full ? 2 : 1);
 	if (o == SQL_OK)
 		o = sql_exec(s->c, STMT_AUDIT_NEW, audit, 5);
 	if (o == SQL_OK)

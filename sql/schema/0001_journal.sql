@@ -16,11 +16,17 @@ CREATE TABLE IF NOT EXISTS tenant (
   max_stored_bytes     BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'attribute and payload bytes in the journal',
   max_backlog_events   BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'per subscription, oldest given up first',
   retention_s          INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'age at which events may go',
-  storage_full   TINYINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'set by retention, 1: a pinned queue holds max_stored_bytes, publishes are refused',
   created_at     DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
   PRIMARY KEY (tenant_id),
   UNIQUE KEY tenant_name (name)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='an isolated namespace';
+
+CREATE TABLE IF NOT EXISTS storage_full (
+  tenant_id      INT UNSIGNED      NOT NULL,
+  stored_bytes   BIGINT UNSIGNED   NOT NULL COMMENT 'when it was found full',
+  since          DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+  PRIMARY KEY (tenant_id)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='written by retention: tenants whose publishes are refused, because a pinned queue holds their limit of bytes';
 
 CREATE TABLE IF NOT EXISTS tenant_key (
   issuer         VARBINARY(255)    NOT NULL COMMENT 'the iss claim it verifies',

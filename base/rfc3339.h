@@ -1,0 +1,13 @@
+/* rfc3339: a time as people and clients write it, 2026-03-01T12:00:00Z. Pure, any thread. */
+#ifndef LEAT_BASE_RFC3339_H
+#define LEAT_BASE_RFC3339_H
+
+#include "base/slice.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Milliseconds since 1970, UTC; finer fractions are cut off. False when it is no such time. */
+bool rfc3339_parse(struct slice text, uint64_t *ms);
+
+#endif
