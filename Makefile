@@ -211,7 +211,8 @@ $(foreach d,$(LAYERS),$(eval $(call test_rule,integration/$(d),$(d))))
 $(eval $(call test_rule,integration,sql))
 $(B)/unit/node/test_dispatch $(B)/unit/node/test_sessions $(B)/unit/node/test_churn: tests/unit/node/rig.c
 # One suite for every backend of the bus.
-$(B)/unit/cluster/test_bus_memory $(B)/unit/cluster/test_bus_sim $(B)/integration/cluster/test_bus_sql: tests/bus_suite.c
+$(B)/unit/cluster/test_bus_memory $(B)/unit/cluster/test_bus_sim $(B)/integration/cluster/test_bus_sql: tests/bus_suite.c \
+  tests/bus_suite_leader.c
 $(B)/unit/cluster/test_sim: tests/sim_history.c
 $(B)/unit/node/test_sim_node: tests/sim_history.c tests/unit/node/sim_loop.c
 -include $(UNITS:=.d) $(INTEGRATIONS:=.d)

@@ -42,6 +42,12 @@ enum {
 	BUS_RETAIN_MAX = 500,          /* batches per step of retention */
 };
 
+/* The writer rows of a session that no append uses. */
+enum {
+	WRITER_NO_READER = BUS_WRITERS, /* reads confirm themselves with it */
+	WRITER_NO_LEADER,               /* what is done in a role */
+};
+
 /* Another node, as its session's row names it. */
 struct bus_peer {
 	struct id128 session_id;
@@ -396,11 +402,15 @@ struct bus_fire {
 
 	uint64_t epoch; /* of BUS_ROLE_TIMERS */
 	uint32_t limit;
+	bool early; /* look at everything: something was stored that was due at once, or nearly */
 
 	size_t n;               /* out: batches appended, base_seq and stamp set */
 	struct batch **batches; /* out: one reference each; they and the array are the caller's */
-	uint64_t late_ms;       /* out: of the latest one moved */
-	uint64_t next_in_ms;    /* out: until the next is due; 0 = more is due; UINT64_MAX = none */
+	uint32_t writer_no;     /* out: of the flush they are of */
+	uint64_t flush_no;
+	size_t n_late;       /* out: events moved */
+	uint64_t *late_ms;   /* out: how late each was; the caller's, free() */
+	uint64_t next_in_ms; /* out: until the next is due; 0 = more is due; UINT64_MAX = none */
 };
 
 /* One small step of retention: batches that are too old, or too many for their tenant, deleted from

@@ -50,6 +50,8 @@ REQUEST(owned, store_owned(self(bus)->store, &bus->session_id, req))
 REQUEST(expire, store_expire(self(bus)->store, req))
 REQUEST(settle, store_settle(self(bus)->store, &bus->session_id, req))
 REQUEST(retries, store_retries(self(bus)->store, req))
+REQUEST(role_claim, store_role_claim(self(bus)->store, &bus->session_id, req))
+REQUEST(fire, store_fire(self(bus)->store, &bus->session_id, req))
 
 static void memory_claim_release(struct bus *bus, struct bus_claim *req)
 {
@@ -110,6 +112,8 @@ static const struct bus_ops memory_ops = {
         .retries = memory_retries,
         .look = memory_look,
         .hinted = memory_hinted,
+        .role_claim = memory_role_claim,
+        .fire = memory_fire,
         .stop = memory_stop,
         .free = memory_free,
 };

@@ -65,6 +65,8 @@ static const struct bus_ops sql_ops = {
         .look = session_sql_look,
         .retain = retention_sql_retain,
         .hinted = watch_sql_hinted,
+        .role_claim = role_sql_claim,
+        .fire = fire_sql_fire,
         .stop = session_sql_stop,
         .free = bus_sql_free,
 };

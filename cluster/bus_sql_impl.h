@@ -12,7 +12,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { WRITER_NO_READER = BUS_WRITERS }; /* the writer row that reads confirm themselves with */
+/* How far the leader of timers has looked (fire_sql.c), in one epoch of the role. */
+struct fire_state {
+	uint64_t epoch;
+	uint64_t from_ms;      /* nothing before it is due; since 1970, the database's clock */
+	uint64_t looked_ms;    /* our clock: when a look last began at the beginning; 0 = never */
+	uint32_t after_tenant; /* crowded: who had the last share */
+	bool crowded;          /* more was due than one transaction took */
+};
 
 struct bus_sql {
 	struct bus bus; /* first */
@@ -39,6 +46,8 @@ struct bus_sql {
 	/* watch_sql.c */
 	struct map flushes; /* session and writer number -> struct flushes of others */
 	bool watching;      /* a look is out */
+
+	struct fire_state fire; /* fire_sql.c */
 };
 
 /* One request on its way through a lane. */
@@ -107,6 +116,8 @@ void retention_sql_retain(struct bus *bus, struct bus_retain *req);
 void cursor_sql_commit(struct bus *bus, struct bus_commit *req);
 enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *me,
                                        struct bus_cursor_row *row);
+void role_sql_claim(struct bus *bus, struct bus_role_claim *req);
+void fire_sql_fire(struct bus *bus, struct bus_fire *req);
 void settle_sql_settle(struct bus *bus, struct bus_settle *req);
 void settle_sql_retries(struct bus *bus, struct bus_retries *req);
 

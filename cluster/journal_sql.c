@@ -4,6 +4,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cluster/bus_sql_impl.h"
+#include "cluster/flush_sql.h"
+#include "cluster/timer_sql.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -12,9 +14,6 @@
 #include <string.h>
 
 enum {
-	ROW_PARAMS = 10,
-	ROWS_MAX = 64,                /* rows of the largest insert */
-	PACKET_SLACK = 64 * 1024,     /* bytes of a packet that are not attributes or bodies */
 	SMALL_FLUSH_BYTES = 8 * 1024, /* what goes as hex in one text */
 	READ_ROWS_FIRST = 16,
 	READ_ROWS_MAX = 1024,
@@ -23,253 +22,32 @@ enum {
 /* ---- append -------------------------------------------------------------------------------------
  */
 
-/* One head of a flush: its batches are req->batches[from .. to). */
-struct flush_head {
-	size_t from;
-	size_t to;
-	uint32_t count;    /* events */
-	uint64_t bytes;    /* as the journal counts them */
-	uint64_t next_seq; /* read back after the head was advanced */
-	uint64_t end_bytes;
+/* What an append brings back to the loop. */
+struct appended {
+	size_t n_missing;
+	struct missing { /* cancels that found nothing */
+		size_t batch;
+		uint32_t event;
+	} * missing;
+	uint64_t base_seqs[]; /* of req->batches; set on them when the loop hears OK */
 };
 
-struct flush {
-	struct bus_append *req;
-	const struct id128 *me;
-	size_t n_heads;
-	struct flush_head *heads;
-	size_t heads_read;
-	bool fenced;         /* the writer row did not match */
-	uint64_t *base_seqs; /* of req->batches; set on them when the loop hears OK */
-};
-
-static bool same_head(const struct batch *a, const struct batch *b)
+static void append_fail(struct bus_append *req, size_t culprit, const char *why)
 {
-	return batch_tenant(a) == batch_tenant(b) && batch_partition(a) == batch_partition(b);
+	req->culprit = culprit;
+	snprintf(req->error, sizeof req->error, "%s", why);
 }
 
-static void flush_group(struct flush *f)
+static void fence_text(const struct bus_append *req, const struct id128 *me, struct buf *out)
 {
-	const struct bus_append *req = f->req;
-
-	f->heads = xcalloc(req->n, sizeof *f->heads);
-	for (size_t i = 0; i < req->n; i++) {
-		struct flush_head *h;
-
-		if (i == 0 || !same_head(req->batches[i - 1], req->batches[i]))
-			f->heads[f->n_heads++].from = i;
-		h = &f->heads[f->n_heads - 1];
-		h->to = i + 1;
-		h->count += batch_count(req->batches[i]);
-		h->bytes += batch_bytes(req->batches[i]);
-	}
-}
-
-static void flush_fail(struct flush *f, size_t culprit, const char *why)
-{
-	f->req->culprit = culprit;
-	snprintf(f->req->error, sizeof f->req->error, "%s", why);
-}
-
-/* What no packet can carry would cost the connection, and with it everything read through it. */
-static bool flush_fits(struct flush *f, uint64_t max_packet)
-{
-	for (size_t i = 0; i < f->req->n; i++) {
-		if (batch_bytes(f->req->batches[i]) + PACKET_SLACK > max_packet) {
-			flush_fail(f, i, "event is larger than the database's max_allowed_packet");
-			return false;
-		}
-	}
-	return true;
-}
-
-/* The fence, the heads, and the numbers that are ours now: one round trip. When the fence did not
- * match, what followed it is rolled back. */
-static void flush_text(const struct flush *f, struct buf *out)
-{
-	const struct bus_append *req = f->req;
 	char hex[ID128_HEX];
 
-	id128_hex(f->me, hex);
+	id128_hex(me, hex);
 	buf_printf(out,
 	           "UPDATE writer SET flush_no=%" PRIu64 " WHERE session_id=x'%s' AND writer_no=%u"
-	           " AND flush_no=%" PRIu64 " AND fence=%" PRIu64 " AND state=1;",
+	           " AND flush_no=%" PRIu64 " AND fence=%" PRIu64 " AND state=1",
 	           req->flush_no, hex, req->writer_no, req->flush_no - 1, req->fence);
-	buf_append_str(out, "INSERT INTO head(tenant_id,partition_id,next_seq,bytes) VALUES ");
-	for (size_t i = 0; i < f->n_heads; i++) {
-		const struct flush_head *h = &f->heads[i];
-		const struct batch *b = req->batches[h->from];
-
-		buf_printf(out, "%s(%u,%u,%u,%" PRIu64 ")", i ? "," : "", batch_tenant(b),
-		           batch_partition(b), h->count, h->bytes);
-	}
-	buf_append_str(out, " ON DUPLICATE KEY UPDATE next_seq=next_seq+VALUES(next_seq),"
-	                    "bytes=bytes+VALUES(bytes);"
-	                    "SELECT tenant_id,partition_id,next_seq,bytes FROM head"
-	                    " WHERE (tenant_id,partition_id) IN (");
-	for (size_t i = 0; i < f->n_heads; i++) {
-		const struct batch *b = req->batches[f->heads[i].from];
-
-		buf_printf(out, "%s(%u,%u)", i ? "," : "", batch_tenant(b), batch_partition(b));
-	}
-	buf_append_str(out, ") ORDER BY tenant_id,partition_id");
-}
-
-static int on_head(void *arg, const struct sql_cell *cells, unsigned n)
-{
-	struct flush *f = arg;
-	struct flush_head *h = &f->heads[f->heads_read];
-	const struct batch *b;
-
-	if (n < 4 || f->heads_read == f->n_heads)
-		return 1;
-	b = f->req->batches[h->from];
-	if (cells[0].u != batch_tenant(b) || cells[1].u != batch_partition(b))
-		return 1; /* not sorted as promised: heads_read stays short and nothing is stored */
-	h->next_seq = cells[2].u;
-	h->end_bytes = cells[3].u;
-	f->heads_read++;
-	return 0;
-}
-
-static void on_statement(void *arg, unsigned result, uint64_t affected)
-{
-	struct flush *f = arg;
-
-	if (result == 0)
-		f->fenced = affected != 1;
-}
-
-/* A head that was not there before was made just now and starts at 0, where no event may be: its
- * tenant was deleted. */
-static enum sql_outcome flush_number(struct flush *f)
-{
-	if (f->heads_read != f->n_heads) {
-		flush_fail(f, SIZE_MAX, "a head could not be read back");
-		return SQL_FATAL;
-	}
-	for (size_t i = 0; i < f->n_heads; i++) {
-		const struct flush_head *h = &f->heads[i];
-		uint64_t base = h->next_seq - h->count;
-
-		if (base == 0) {
-			flush_fail(f, h->from, "tenant is gone");
-			return SQL_FATAL;
-		}
-		for (size_t k = h->from; k < h->to; k++) {
-			f->base_seqs[k] = base;
-			base += batch_count(f->req->batches[k]);
-		}
-	}
-	return SQL_OK;
-}
-
-static enum sql_outcome flush_heads(struct sql_conn *c, struct flush *f)
-{
-	struct sql_text_sink sink = {.on_row = on_head, .on_done = on_statement, .arg = f};
-	struct buf text = {0};
-	enum sql_outcome o;
-
-	flush_text(f, &text);
-	o = sql_text(c, text.data, text.len, &sink, SQL_TEXT_PLAIN);
-	buf_release(&text);
-	if (o != SQL_OK) {
-		flush_fail(f, SIZE_MAX, sql_error(c));
-		return o;
-	}
-	return f->fenced ? SQL_LOST : flush_number(f);
-}
-
-static void row_params(const struct flush *f, size_t i, uint64_t end_bytes, struct sql_param *out)
-{
-	const struct batch *b = f->req->batches[i];
-	struct slice attributes = batch_attributes(b);
-	struct slice body = batch_body(b);
-
-	out[0] = sql_u64(batch_tenant(b));
-	out[1] = sql_u64(batch_partition(b));
-	out[2] = sql_u64(f->base_seqs[i]);
-	out[3] = sql_u64(batch_count(b));
-	out[4] = sql_u64(end_bytes);
-	out[5] = param_session(f->me);
-	out[6] = sql_u64(f->req->writer_no);
-	out[7] = sql_u64(f->req->flush_no);
-	out[8] = sql_utf8(attributes.p, attributes.n);
-	out[9] = sql_bytes(body.p, body.n);
-}
-
-/* The inserts there are, largest first; the last takes any row. */
-static const struct insert {
-	size_t rows;
-	enum sql_stmt stmt;
-} inserts[] = {
-        {ROWS_MAX, STMT_JOURNAL_INSERT_64}, {32, STMT_JOURNAL_INSERT_32},
-        {16, STMT_JOURNAL_INSERT_16},       {8, STMT_JOURNAL_INSERT_8},
-        {4, STMT_JOURNAL_INSERT_4},         {2, STMT_JOURNAL_INSERT_2},
-        {1, STMT_JOURNAL_INSERT_1},
-};
-
-/* The largest for the rows from i on that a packet holds. */
-static const struct insert *insert_for(const struct flush *f, size_t i, uint64_t max_packet)
-{
-	const struct insert *in = inserts;
-
-	for (; in->rows > 1; in++) {
-		uint64_t bytes = PACKET_SLACK;
-
-		if (f->req->n - i < in->rows)
-			continue;
-		for (size_t k = i; k < i + in->rows; k++)
-			bytes += batch_bytes(f->req->batches[k]);
-		if (bytes <= max_packet)
-			break;
-	}
-	return in;
-}
-
-static enum sql_outcome insert_rows(struct sql_conn *c, struct flush *f, size_t i,
-                                    const struct insert *in, const uint64_t *end_bytes)
-{
-	struct sql_param params[ROWS_MAX * ROW_PARAMS];
-	enum sql_outcome o;
-
-	for (size_t k = 0; k < in->rows; k++)
-		row_params(f, i + k, end_bytes[i + k], params + k * ROW_PARAMS);
-	o = sql_exec(c, in->stmt, params, (unsigned)(in->rows * ROW_PARAMS));
-	if (o == SQL_FATAL || o == SQL_DUP)
-		flush_fail(f, in->rows == 1 ? i : SIZE_MAX, sql_error(c));
-	return o == SQL_DUP ? SQL_FATAL : o; /* the journal is ahead of its head: no repeat helps */
-}
-
-/* head.bytes after each batch. */
-static void flush_end_bytes(const struct flush *f, uint64_t *out)
-{
-	for (size_t i = 0; i < f->n_heads; i++) {
-		const struct flush_head *h = &f->heads[i];
-		uint64_t at = h->end_bytes - h->bytes;
-
-		for (size_t k = h->from; k < h->to; k++) {
-			at += batch_bytes(f->req->batches[k]);
-			out[k] = at;
-		}
-	}
-}
-
-static enum sql_outcome flush_rows(struct sql_conn *c, struct flush *f)
-{
-	uint64_t max_packet = sql_conn_server(c)->max_packet / 2;
-	uint64_t *end_bytes = xcalloc(f->req->n, sizeof *end_bytes);
-	enum sql_outcome o = SQL_OK;
-
-	flush_end_bytes(f, end_bytes);
-	for (size_t i = 0; o == SQL_OK && i < f->req->n;) {
-		const struct insert *in = insert_for(f, i, max_packet);
-
-		o = insert_rows(c, f, i, in, end_bytes);
-		i += in->rows;
-	}
-	free(end_bytes);
-	return o;
+	buf_u8(out, '\0');
 }
 
 /* ---- a small flush of one batch: everything in one round trip ---- */
@@ -279,9 +57,10 @@ struct small_flush {
 	uint64_t next_seq;
 };
 
-static bool flush_is_small(const struct flush *f)
+static bool append_is_small(const struct bus_append *req)
 {
-	return f->req->n == 1 && batch_bytes(f->req->batches[0]) <= SMALL_FLUSH_BYTES;
+	return req->n == 1 && batch_partition(req->batches[0]) != BATCH_SCHEDULED &&
+	       batch_bytes(req->batches[0]) <= SMALL_FLUSH_BYTES;
 }
 
 static void append_hex(struct buf *out, struct slice bytes)
@@ -302,14 +81,13 @@ static void append_hex(struct buf *out, struct slice bytes)
  * before, which no number of an earlier flush can imitate): where the fence or the head does not
  * match, nothing changes and COMMIT keeps nothing. Bytes are in the text as hex, never as they are.
  */
-static void small_text(const struct flush *f, struct buf *out)
+static void small_text(const struct bus_append *req, const struct id128 *id, struct buf *out)
 {
-	const struct bus_append *req = f->req;
 	const struct batch *b = req->batches[0];
 	char me[ID128_HEX];
 	char head[96];
 
-	id128_hex(f->me, me);
+	id128_hex(id, me);
 	snprintf(head, sizeof head, "h.tenant_id=%u AND h.partition_id=%u", batch_tenant(b),
 	         batch_partition(b));
 	buf_printf(out,
@@ -351,68 +129,153 @@ static int on_small_head(void *arg, const struct sql_cell *cells, unsigned n)
 }
 
 /* *stored says whether it is over; if not, nothing happened and the long way finds out why. */
-static enum sql_outcome flush_small(struct sql_conn *c, struct flush *f, bool *stored)
+static enum sql_outcome append_small(struct sql_conn *c, struct bus_job *job, bool *stored)
 {
+	struct bus_append *req = job->req;
+	struct appended *out = job->more;
 	struct small_flush s = {0};
 	struct sql_text_sink sink = {.on_row = on_small_head, .on_done = on_small_done, .arg = &s};
 	struct buf text = {0};
 	enum sql_outcome o;
 
-	small_text(f, &text);
+	small_text(req, &job->me, &text);
 	o = sql_text(c, text.data, text.len, &sink, SQL_TEXT_ENDS);
 	buf_release(&text);
 	*stored = s.stored;
 	if (o == SQL_OK && s.stored)
-		f->base_seqs[0] = s.next_seq - batch_count(f->req->batches[0]);
+		out->base_seqs[0] = s.next_seq - batch_count(req->batches[0]);
 	if (o == SQL_FATAL || o == SQL_DUP) {
-		flush_fail(f, 0, sql_error(c));
+		append_fail(req, 0, sql_error(c));
 		return SQL_FATAL;
 	}
+	return o;
+}
+
+/* ---- any flush ---- */
+
+static void on_missing(void *arg, size_t batch, uint32_t event)
+{
+	struct appended *out = arg;
+
+	out->missing = xrealloc(out->missing, (out->n_missing + 1) * sizeof *out->missing);
+	out->missing[out->n_missing++] = (struct missing){batch, event};
+}
+
+/* Timers come before heads in the lock order, so the fence does not go with the heads then. */
+static enum sql_outcome append_timers(struct sql_conn *c, struct bus_job *job, const char *fence)
+{
+	struct bus_append *req = job->req;
+	enum sql_outcome o = sql_text(c, fence, strlen(fence), NULL, SQL_TEXT_PLAIN);
+
+	if (o == SQL_OK && sql_affected(c) != 1)
+		return SQL_LOST;
+	for (size_t i = 0; o == SQL_OK && i < req->n; i++) {
+		struct timer_store store = {.me = &job->me,
+		                            .batch = req->batches[i],
+		                            .no = i,
+		                            .on_missing = on_missing,
+		                            .arg = job->more};
+
+		if (batch_partition(req->batches[i]) != BATCH_SCHEDULED)
+			continue;
+		o = timer_sql_store(c, &store);
+		if (o == SQL_FATAL)
+			append_fail(req, i, sql_error(c));
+	}
+	return o;
+}
+
+/* The flush's batches without the scheduled ones; at[k] is where the k-th of them was. */
+static size_t append_journal(const struct bus_append *req, struct batch **batches, size_t *at)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < req->n; i++) {
+		if (batch_partition(req->batches[i]) == BATCH_SCHEDULED)
+			continue;
+		at[n] = i;
+		batches[n++] = req->batches[i];
+	}
+	return n;
+}
+
+static enum sql_outcome append_heads(struct sql_conn *c, struct bus_job *job, struct flush *f,
+                                     const size_t *at)
+{
+	struct bus_append *req = job->req;
+	struct appended *out = job->more;
+	enum sql_outcome o;
+
+	f->me = &job->me;
+	f->writer_no = req->writer_no;
+	f->flush_no = req->flush_no;
+	f->base_seqs = xcalloc(f->n, sizeof *f->base_seqs);
+	o = flush_sql_run(c, f);
+	for (size_t k = 0; o == SQL_OK && k < f->n; k++)
+		out->base_seqs[at[k]] = f->base_seqs[k];
+	if (o == SQL_FATAL)
+		append_fail(req, f->culprit < f->n ? at[f->culprit] : SIZE_MAX, f->error);
+	free(f->base_seqs);
+	return o;
+}
+
+static enum sql_outcome append_large(struct sql_conn *c, struct bus_job *job)
+{
+	struct bus_append *req = job->req;
+	struct batch **batches = xcalloc(req->n, sizeof *batches);
+	size_t *at = xcalloc(req->n, sizeof *at);
+	struct flush f = {.batches = batches, .n = append_journal(req, batches, at)};
+	struct buf fence = {0};
+	enum sql_outcome o = SQL_OK;
+
+	fence_text(req, &job->me, &fence);
+	if (f.n == req->n)
+		f.fence = fence.data;
+	else
+		o = append_timers(c, job, fence.data);
+	if (o == SQL_OK && f.n)
+		o = append_heads(c, job, &f, at);
+	if (o == SQL_OK)
+		o = sql_commit(c);
+	if (o == SQL_FATAL && !req->error[0])
+		append_fail(req, SIZE_MAX, sql_error(c));
+	buf_release(&fence);
+	free(batches);
+	free(at);
 	return o;
 }
 
 static enum sql_outcome work_append(struct sql_conn *c, void *arg)
 {
 	struct bus_job *job = arg;
-	struct bus_append *req = job->req;
-	struct flush f = {.req = req, .me = &job->me, .fenced = true, .base_seqs = job->more};
-	enum sql_outcome o = SQL_FATAL;
 
-	if (flush_is_small(&f)) {
+	if (append_is_small(job->req)) {
 		bool stored;
+		enum sql_outcome o = append_small(c, job, &stored);
 
-		o = flush_small(c, &f, &stored);
 		if (o != SQL_OK || stored)
 			return o;
 	}
-	flush_group(&f);
-	o = SQL_FATAL;
-	if (flush_fits(&f, sql_conn_server(c)->max_packet))
-		o = flush_heads(c, &f);
-	if (o == SQL_OK)
-		o = flush_rows(c, &f);
-	if (o == SQL_OK)
-		o = sql_commit(c);
-	if (o == SQL_FATAL && !req->error[0])
-		flush_fail(&f, SIZE_MAX, sql_error(c));
-	free(f.heads);
-	return o;
+	return append_large(c, job);
 }
 
 static void append_done(void *arg, enum sql_outcome outcome)
 {
 	struct bus_job *job = arg;
 	struct bus_append *req = job->req;
-	uint64_t *base_seqs = job->more;
+	struct appended *out = job->more;
 	uint64_t stamp = batch_stamp_of(job->me.b, req->writer_no, req->flush_no);
 
 	for (size_t i = 0; outcome == SQL_OK && i < req->n; i++) {
-		batch_set_base_seq(req->batches[i], base_seqs[i]);
+		batch_set_base_seq(req->batches[i], out->base_seqs[i]);
 		batch_set_stamp(req->batches[i], stamp);
 	}
+	for (size_t i = 0; outcome == SQL_OK && i < out->n_missing; i++)
+		batch_set_missing(req->batches[out->missing[i].batch], out->missing[i].event);
 	if (outcome == SQL_LOST)
 		session_sql_suspect(job->owner);
-	free(base_seqs);
+	free(out->missing);
+	free(out);
 	free(job);
 	req->outcome = outcome;
 	req->done(req);
@@ -424,7 +287,8 @@ void journal_sql_append(struct bus *bus, struct bus_append *req)
 	req->culprit = SIZE_MAX;
 	req->error[0] = '\0';
 	bus_sql_submit(bus_sql_self(bus), SQL_LANE_WRITER0 + req->writer_no, work_append,
-	               append_done, req, xcalloc(req->n, sizeof(uint64_t)));
+	               append_done, req,
+	               xcalloc(1, sizeof(struct appended) + req->n * sizeof(uint64_t)));
 }
 
 /* ---- resolve ------------------------------------------------------------------------------------

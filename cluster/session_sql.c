@@ -307,7 +307,7 @@ static enum sql_outcome work_open(struct sql_conn *c, void *arg)
 	                              sql_bytes(job->peer, strlen(job->peer))};
 	enum sql_outcome o = replace_same_name(c, job);
 
-	for (uint32_t no = 0; o == SQL_OK && no <= WRITER_NO_READER; no++) {
+	for (uint32_t no = 0; o == SQL_OK && no <= WRITER_NO_LEADER; no++) {
 		struct sql_param writer[2] = {params[0], sql_u64(no)};
 
 		o = sql_exec(c, STMT_WRITER_CREATE, writer, 2);

@@ -671,6 +671,8 @@ static const struct bus_ops sim_ops = {
         .retries = sim_retries,
         .look = sim_look,
         .hinted = sim_hinted,
+        .role_claim = sim_role_claim,
+        .fire = sim_fire,
         .stop = sim_stop,
         .free = sim_bus_free,
 };

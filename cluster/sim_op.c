@@ -140,6 +140,13 @@ static void copy_retries(struct sim_op *op)
 	r->rows = NULL;
 }
 
+static void copy_fire(struct sim_op *op)
+{
+	op->r.fire.n = op->r.fire.n_late = 0;
+	op->r.fire.batches = NULL;
+	op->r.fire.late_ms = NULL;
+}
+
 static size_t request_size(enum sim_kind kind)
 {
 	static const size_t sizes[] = {
@@ -175,6 +182,8 @@ struct sim_op *sim_op_new(enum sim_kind kind, const struct id128 *me, const void
 		copy_settle(op);
 	else if (kind == SIM_retries)
 		copy_retries(op);
+	else if (kind == SIM_fire)
+		copy_fire(op);
 	else if (kind == SIM_owned)
 		op->r.owned.rows =
 		        op_dup(op, op->r.owned.rows, op->r.owned.n * sizeof *op->r.owned.rows);
@@ -289,6 +298,10 @@ enum sql_outcome sim_op_apply(struct sim_op *op, struct store *store)
 		return store_settle(store, &op->me, &op->r.settle);
 	case SIM_retries:
 		return store_retries(store, &op->r.retries);
+	case SIM_role_claim:
+		return store_role_claim(store, &op->me, &op->r.role_claim);
+	case SIM_fire:
+		return store_fire(store, &op->me, &op->r.fire);
 	case SIM_open_session:
 		store_session_open(store, &op->me, op->name);
 		return SQL_OK;
@@ -310,12 +323,25 @@ static void drop_retries(struct bus_retries *r)
 	r->n = r->n_list = 0;
 }
 
+static void drop_fire(struct bus_fire *r)
+{
+	for (size_t i = 0; i < r->n; i++)
+		batch_unref(r->batches[i]);
+	free(r->batches);
+	free(r->late_ms);
+	r->batches = NULL;
+	r->late_ms = NULL;
+	r->n = r->n_late = 0;
+}
+
 void sim_op_drop_results(struct sim_op *op)
 {
 	if (op->kind == SIM_claim && op->r.claim.memory)
 		store_claim_release(&op->r.claim);
 	if (op->kind == SIM_retries)
 		drop_retries(&op->r.retries);
+	if (op->kind == SIM_fire)
+		drop_fire(&op->r.fire);
 	if (op->kind != SIM_read)
 		return;
 	for (size_t i = 0; i < op->r.read.n; i++)
@@ -323,6 +349,14 @@ void sim_op_drop_results(struct sim_op *op)
 	free(op->r.read.batches);
 	op->r.read.batches = NULL;
 	op->r.read.n = 0;
+}
+
+static void answer_scheduled(const struct batch *from, struct batch *to)
+{
+	for (uint32_t i = 0; i < batch_count(from); i++) {
+		if (batch_missing(from, i))
+			batch_set_missing(to, i);
+	}
 }
 
 /* The caller's pointers stay; everything else is as the database left it. */
@@ -333,6 +367,8 @@ static void answer_append(struct sim_op *op, struct bus_append *out)
 	for (size_t i = 0; out->outcome == SQL_OK && i < r->n; i++) {
 		batch_set_base_seq(out->batches[i], batch_base_seq(r->batches[i]));
 		batch_set_stamp(out->batches[i], batch_stamp(r->batches[i]));
+		if (batch_partition(r->batches[i]) == BATCH_SCHEDULED)
+			answer_scheduled(r->batches[i], out->batches[i]);
 	}
 	out->culprit = r->culprit;
 	memcpy(out->error, r->error, sizeof out->error);
@@ -379,6 +415,26 @@ static void answer_retries(struct sim_op *op, struct bus_retries *out)
 	r->rows = NULL;
 }
 
+static void answer_role_claim(const struct sim_op *op, struct bus_role_claim *out)
+{
+	out->epoch = op->r.role_claim.epoch;
+	out->holder = op->r.role_claim.holder;
+}
+
+static void answer_fire(struct sim_op *op, struct bus_fire *out)
+{
+	struct bus_fire *r = &op->r.fire;
+
+	out->n = r->n;
+	out->batches = r->batches;
+	out->writer_no = r->writer_no;
+	out->flush_no = r->flush_no;
+	out->n_late = r->n_late;
+	out->late_ms = r->late_ms;
+	out->next_in_ms = r->next_in_ms;
+	copy_fire(op);
+}
+
 static void answer_results(struct sim_op *op, void *request)
 {
 	switch (op->kind) {
@@ -421,6 +477,12 @@ static void answer_results(struct sim_op *op, void *request)
 		break;
 	case SIM_retries:
 		answer_retries(op, request);
+		break;
+	case SIM_role_claim:
+		answer_role_claim(op, request);
+		break;
+	case SIM_fire:
+		answer_fire(op, request);
 		break;
 	case SIM_change:
 	case SIM_open_session:

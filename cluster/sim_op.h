@@ -11,19 +11,21 @@
 #include <stdint.h>
 
 /* The requests of cluster/bus.h; `writes` are those that the log keeps. */
-#define SIM_REQUESTS(R) \
-	R(append, 1)    \
-	R(resolve, 1)   \
-	R(read, 0)      \
-	R(locate, 0)    \
-	R(heads, 0)     \
-	R(claim, 1)     \
-	R(change, 1)    \
-	R(commit, 1)    \
-	R(owned, 0)     \
-	R(expire, 1)    \
-	R(settle, 1)    \
-	R(retries, 0)
+#define SIM_REQUESTS(R)  \
+	R(append, 1)     \
+	R(resolve, 1)    \
+	R(read, 0)       \
+	R(locate, 0)     \
+	R(heads, 0)      \
+	R(claim, 1)      \
+	R(change, 1)     \
+	R(commit, 1)     \
+	R(owned, 0)      \
+	R(expire, 1)     \
+	R(settle, 1)     \
+	R(retries, 0)    \
+	R(role_claim, 1) \
+	R(fire, 1)
 
 enum sim_kind {
 #define SIM_KIND(verb, writes) SIM_##verb,

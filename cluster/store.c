@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "cluster/store_leader.h"
 #include "cluster/store_subs.h"
 #include "cluster/store_timers.h"
 
@@ -17,6 +18,7 @@ struct session {
 	char *name;
 	bool live;
 	struct bus_writer_state writers[BUS_WRITERS];
+	uint64_t leader_flush_no; /* of the writer row of its roles */
 };
 
 struct row {
@@ -44,6 +46,7 @@ struct store {
 	struct map parts;    /* tenant, partition -> part */
 	struct store_subs *subs;
 	struct store_timers *timers;
+	struct store_leader *leader;
 };
 
 /* ---- life ---------------------------------------------------------------------------------------
@@ -56,6 +59,7 @@ struct store *store_new(size_t retention_bytes)
 	s->retention_bytes = retention_bytes;
 	s->subs = store_subs_new();
 	s->timers = store_timers_new();
+	s->leader = store_leader_new();
 	return s;
 }
 
@@ -86,6 +90,7 @@ void store_free(struct store *s)
 	map_release(&s->parts);
 	store_subs_free(s->subs);
 	store_timers_free(s->timers);
+	store_leader_free(s->leader);
 	free(s);
 }
 
@@ -206,8 +211,12 @@ enum sql_outcome store_append(struct store *s, const struct id128 *me, struct bu
 		return SQL_LOST;
 	w->flush_no = req->flush_no;
 	stamp = batch_stamp_of(me->b, req->writer_no, req->flush_no);
-	for (size_t i = 0; i < req->n; i++)
-		part_append(s, req->batches[i], stamp);
+	for (size_t i = 0; i < req->n; i++) {
+		if (batch_partition(req->batches[i]) == BATCH_SCHEDULED)
+			store_leader_store(s->leader, me, req->batches[i]);
+		else
+			part_append(s, req->batches[i], stamp);
+	}
 	return SQL_OK;
 }
 
@@ -372,4 +381,42 @@ void store_each_failure(const struct store *s, uint64_t subscription_id,
                         void (*fn)(void *arg, const struct bus_failure *row), void *arg)
 {
 	store_timers_each(s->timers, subscription_id, fn, arg);
+}
+
+/* ---- roles --------------------------------------------------------------------------------------
+ */
+
+static bool is_live(const void *arg, const struct id128 *id)
+{
+	return store_session_live(arg, id);
+}
+
+enum sql_outcome store_role_claim(struct store *s, const struct id128 *me,
+                                  struct bus_role_claim *req)
+{
+	return store_leader_claim(s->leader, me, is_live, s, req);
+}
+
+enum sql_outcome store_fire(struct store *s, const struct id128 *me, struct bus_fire *req)
+{
+	struct session *session = session_find(s, me);
+	struct gather due = {0};
+	enum sql_outcome o = SQL_LOST;
+
+	req->n_late = 0;
+	req->late_ms = NULL;
+	if (session && session->live)
+		o = store_leader_fire(s->leader, me, req, &due);
+	req->n = due.n;
+	req->batches = due.batches;
+	req->writer_no = WRITER_NO_LEADER;
+	if (o == SQL_OK)
+		req->flush_no = ++session->leader_flush_no;
+	for (size_t i = 0; i < req->n; i++)
+		part_append(s, req->batches[i],
+		            batch_stamp_of(me->b, req->writer_no, req->flush_no));
+	due.n = 0;
+	due.batches = NULL;
+	gather_release(&due);
+	return o;
 }

@@ -27,6 +27,9 @@ bool store_session_live(const struct store *s, const struct id128 *id);
 
 /* OK or LOST. Keeps a reference to each batch, whose base_seq and stamp it sets. */
 enum sql_outcome store_append(struct store *s, const struct id128 *me, struct bus_append *req);
+enum sql_outcome store_role_claim(struct store *s, const struct id128 *me,
+                                  struct bus_role_claim *req);
+enum sql_outcome store_fire(struct store *s, const struct id128 *me, struct bus_fire *req);
 enum sql_outcome store_resolve(struct store *s, struct bus_resolve *req);
 enum sql_outcome store_read(const struct store *s, struct bus_read *req);
 enum sql_outcome store_locate(const struct store *s, struct bus_locate *req);

@@ -35,7 +35,7 @@ static int on_writer(void *arg, const struct sql_cell *cells, unsigned n)
 	struct look *l = arg;
 	struct flushes *f;
 
-	if (n < 3 || cells[0].bytes.n != sizeof l->me.b || cells[1].u >= BUS_WRITERS ||
+	if (n < 3 || cells[0].bytes.n != sizeof l->me.b || cells[1].u == WRITER_NO_READER ||
 	    memcmp(cells[0].bytes.p, l->me.b, sizeof l->me.b) == 0)
 		return 0;
 	if (l->n == l->cap) {

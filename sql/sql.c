@@ -29,6 +29,7 @@ static const struct {
         [SQL_LANE_WRITER0] = {"writer0", 1}, [SQL_LANE_WRITER1] = {"writer1", 1},
         [SQL_LANE_CURSOR] = {"cursor", 1},   [SQL_LANE_READ] = {"read", 2},
         [SQL_LANE_SESSION] = {"session", 1}, [SQL_LANE_ADMIN] = {"admin", 1},
+        [SQL_LANE_LEADER] = {"leader", 1},
 };
 
 /* One submitted job: in its lane's queue, then in a worker's hands, then in the list of the done.
@@ -253,7 +254,7 @@ static int worker_open(struct worker *w, uint64_t member, struct err *e)
 	return -1;
 }
 
-/* Seven lanes have the same to say about a server that is away: one speaks for all at first, and
+/* Eight lanes have the same to say about a server that is away: one speaks for all at first, and
  * each ever more seldom. */
 static void log_attempt(const struct worker *w, const struct err *e)
 {

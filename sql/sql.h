@@ -36,6 +36,7 @@ enum sql_lane {
 	SQL_LANE_CURSOR,  /* cursor commits and settlements */
 	SQL_LANE_READ,    /* journal reads; two threads, so no order between its jobs */
 	SQL_LANE_SESSION, /* renewals only: nothing may stand in front of them */
+	SQL_LANE_LEADER,  /* what is done in a role: nobody's request stands behind it */
 	SQL_LANE_ADMIN,   /* tenant loads, claims, everything rare */
 	SQL_LANE_COUNT,
 };

@@ -25,6 +25,11 @@ static void pump_until(struct bus_env *env, const bool *done)
 		fail_msg("a request was never answered");
 }
 
+void suite_wait(struct bus_env *env, const bool *done)
+{
+	pump_until(env, done);
+}
+
 /* done() of every kind of request: sets the bool that its arg points to. */
 #define WAIT_FOR(verb)                                                            \
 	static void on_##verb(struct bus_##verb *req)                             \
@@ -824,5 +829,6 @@ int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
 	        TEST(test_two_nodes_append_to_one_head),
 	};
 
-	return cmocka_run_group_tests_name("bus", tests, NULL, NULL);
+	return cmocka_run_group_tests_name("bus", tests, NULL, NULL) +
+	       bus_suite_leader_run(env, begin);
 }

@@ -5,6 +5,7 @@
 
 #include "cluster/bus.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct bus_env {
@@ -24,7 +25,8 @@ enum sql_outcome suite_read(struct bus_env *env, struct bus *bus, struct bus_rea
 enum sql_outcome suite_claim(struct bus_env *env, struct bus *bus, struct bus_claim *req);
 enum sql_outcome suite_change(struct bus_env *env, struct bus *bus, struct bus_change *req);
 enum sql_outcome suite_commit(struct bus_env *env, struct bus *bus, struct bus_commit *req);
-void suite_read_done(struct bus_read *req); /* drop the batches */
+void suite_read_done(struct bus_read *req);             /* drop the batches */
+void suite_wait(struct bus_env *env, const bool *done); /* pump until it is true, or fail */
 /* A sealed batch of n events on one head whose payloads are `first`, `first` + 1, … in decimal. */
 struct batch *suite_batch(uint32_t tenant_id, uint32_t partition_id, unsigned first, unsigned n);
 /* Read a partition from seq; fails unless its payloads are first, first + 1, … (n of them). */
@@ -33,5 +35,8 @@ void suite_expect(struct bus_env *env, struct bus *bus, uint32_t partition_id, u
 
 /* Runs every test with group state `env`; `begin` (may be NULL) before each sets a fresh tenant. */
 int bus_suite_run(struct bus_env *env, int (*begin)(void **state));
+
+/* tests/bus_suite_leader.c: roles and timers; run by bus_suite_run(). */
+int bus_suite_leader_run(struct bus_env *env, int (*begin)(void **state));
 
 #endif

@@ -17,11 +17,12 @@ CREATE TABLE IF NOT EXISTS timer (
   tenant_id       INT UNSIGNED     NOT NULL,
   subscription_id BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'retry, parked: whose; 0 = the leader moves it into the journal',
   due_at          DATETIME(3)      NULL COMMENT 'UTC; null = not before something else happens',
-  name            VARBINARY(255)   NULL COMMENT 'scheduled publish: the publisher''s name for it, to cancel or replace it',
+  subject         VARBINARY(255)   NOT NULL DEFAULT '' COMMENT 'scheduled publish, will: whose name it is (sub claim)',
+  name            VARBINARY(255)   NULL COMMENT 'scheduled publish: its name, to cancel or replace it; will: client id',
   session_id      BINARY(16)       NULL COMMENT 'will: the node session its client is connected to',
   delay_ms        BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'will: due this long after its client was lost',
-  partition_id    SMALLINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'retry, parked: where the event was published',
-  seq             BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'and its number there',
+  partition_id    SMALLINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'retry, parked: where the event was published; else where it goes',
+  seq             BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'and its number there; will: the connection it is of',
   attempt         INT UNSIGNED     NOT NULL DEFAULT 0 COMMENT 'attempts made so far',
   ordering        VARBINARY(1024)  NOT NULL DEFAULT '' COMMENT 'ordered queue: the event''s key, else its topic',
   history         LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'JSON array, an object per failed attempt: at, reason',
@@ -29,8 +30,9 @@ CREATE TABLE IF NOT EXISTS timer (
   attributes      LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'as in journal, of one event',
   body            LONGBLOB         NOT NULL COMMENT 'its payload',
   PRIMARY KEY (timer_id),
-  UNIQUE KEY timer_name (tenant_id, name),
+  UNIQUE KEY timer_name (tenant_id, kind, subject, name),
   KEY timer_due (subscription_id, due_at, timer_id),
+  KEY timer_tenant (subscription_id, tenant_id, due_at, timer_id),
   KEY timer_session (session_id)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='an event waiting for its time';
 
