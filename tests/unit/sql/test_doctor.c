@@ -145,10 +145,10 @@ static const struct row rows[] = {
         ROW(statement_limit, ADVICE, "max_statement_time=0", "max_statement_time=2.5"),
         ROW(statement_limit, ADVICE, "max_execution_time=0", "max_execution_time=1000"),
 
-        ROW(connections, PROBLEM, "SET GLOBAL max_connections=52", "max_connections=21"),
-        ROW(connections, ADVICE, "SET GLOBAL max_connections=52", "max_connections=51"),
-        ROW(connections, OK, NULL, "max_connections=52"),
-        ROW(connections, PROBLEM, "SET GLOBAL max_user_connections=52", "max_user_connections=20"),
+        ROW(connections, PROBLEM, "SET GLOBAL max_connections=58", "max_connections=21"),
+        ROW(connections, ADVICE, "SET GLOBAL max_connections=58", "max_connections=57"),
+        ROW(connections, OK, NULL, "max_connections=58"),
+        ROW(connections, PROBLEM, "SET GLOBAL max_user_connections=58", "max_user_connections=20"),
 
         ROW(memory, ADVICE, "1G", "innodb_buffer_pool_size=134217728"),
         ROW(redo, ADVICE, "innodb_log_file_size=1G", "innodb_log_file_size=50331648"),
@@ -239,7 +239,7 @@ static void test_doctor_settings(void **state)
 	const struct doctor_settings many = {.nodes = 100};
 	const struct row unsynced =
 	        ROW(durability, ADVICE, "at_trx_commit=1", "innodb_flush_log_at_trx_commit=0");
-	const struct row crowded = ROW(connections, PROBLEM, "100 nodes keep 700", NULL);
+	const struct row crowded = ROW(connections, PROBLEM, "100 nodes keep 800", NULL);
 
 	(void)state;
 	expect(&unsynced, &careless);
