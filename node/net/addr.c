@@ -73,6 +73,14 @@ bool addr_is_loopback(const struct addr *a)
 	return inet_pton(AF_INET6, a->host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
+bool addr_is_numeric(const struct addr *a)
+{
+	struct in_addr v4;
+	struct in6_addr v6;
+
+	return inet_pton(AF_INET, a->host, &v4) == 1 || inet_pton(AF_INET6, a->host, &v6) == 1;
+}
+
 int addr_resolve(const struct addr *a, bool passive, struct sockaddr_storage *ss, socklen_t *len,
                  struct err *e)
 {

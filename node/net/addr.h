@@ -20,6 +20,7 @@ int addr_parse(struct addr *a, const char *text, struct err *e);
 const char *addr_text(const struct addr *a, char out[ADDR_TEXT]); /* host:port; returns out */
 bool addr_is_set(const struct addr *a);                           /* not host "" and port 0 */
 bool addr_is_loopback(const struct addr *a); /* localhost, 127/8 or ::1; nothing else */
+bool addr_is_numeric(const struct addr *a);  /* no name that would have to be looked up */
 /* Look the host up; a name blocks. passive = to listen on. */
 int addr_resolve(const struct addr *a, bool passive, struct sockaddr_storage *ss, socklen_t *len,
                  struct err *e);

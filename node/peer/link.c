@@ -140,7 +140,7 @@ static void on_ready(struct conn *c, void *arg)
 
 	k->state = LINK_GREETING;
 	conn_set_max_pending(c, PEER_FRAME_HEAD + PEER_FRAME_MAX);
-	conn_set_deadline(c, LINK_HELLO_MS, 0);
+	conn_set_deadline(c, k->owner->silent_ms, 0);
 	if (k->dialled)
 		send_hello(k);
 }
@@ -190,14 +190,14 @@ static struct link *link_new(struct link_owner *o)
 }
 
 struct link *link_dial(struct link_owner *o, struct conn_table *t, const struct bus_peer *to,
-                       struct tls_client *tls, struct err *e)
+                       const char *addr, struct tls_client *tls, struct err *e)
 {
 	struct link *k = link_new(o);
 
 	k->dialled = true;
 	k->target = to->session_id;
 	snprintf(k->addr, sizeof k->addr, "%s", to->addr);
-	k->conn = conn_connect(t, to->addr, tls, &ops, k, e);
+	k->conn = conn_connect(t, addr, tls, &ops, k, e);
 	if (k->conn)
 		return k;
 	free(k);
@@ -247,14 +247,15 @@ static void note_drained(struct link *k)
 void link_tick(struct link *k)
 {
 	uint64_t now_ms = clock_now_ms();
+	uint64_t silent_ms = k->owner->silent_ms;
 
 	if (k->state != LINK_UP)
 		return;
 	note_drained(k);
-	if (now_ms - k->heard_ms > LINK_SILENT_MS)
+	if (now_ms - k->heard_ms > silent_ms)
 		link_close(k, "silent");
-	else if (now_ms - k->drained_ms > LINK_SILENT_MS)
+	else if (now_ms - k->drained_ms > silent_ms)
 		link_close(k, "takes nothing");
-	else if (now_ms - k->pinged_ms >= LINK_PING_MS)
+	else if (now_ms - k->pinged_ms >= silent_ms / 5)
 		send_ping(k);
 }

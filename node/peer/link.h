@@ -19,11 +19,9 @@ struct conn;
 struct conn_table;
 struct tls_client;
 
-enum {
-	LINK_PING_MS = 1000,
-	LINK_SILENT_MS = 5000, /* a peer that says nothing for so long, or takes nothing, is cut */
-	LINK_HELLO_MS = 5000,  /* from TLS to the owner's link_begin */
-};
+/* A peer that says nothing for so long, or takes nothing, is cut; one that is not let in by then,
+ * too. A ping is sent every fifth of it. */
+enum { LINK_SILENT_MS = 5000 };
 
 enum link_state {
 	LINK_CONNECTING, /* TCP and TLS under way */
@@ -45,6 +43,7 @@ struct link_traffic { /* of all links of an owner */
 /* What all links of an owner share: lives longer than they. */
 struct link_owner {
 	struct peer_hello hello; /* what we say */
+	uint32_t silent_ms;
 	struct peer_decoder decoder;
 	struct buf frame; /* scratch */
 	struct link_traffic traffic;
@@ -75,8 +74,9 @@ struct link {
 
 TAILQ_HEAD(link_list, link);
 
+/* addr: of that peer, in numbers: looking names up would block. */
 struct link *link_dial(struct link_owner *o, struct conn_table *t, const struct bus_peer *to,
-                       struct tls_client *tls, struct err *e);
+                       const char *addr, struct tls_client *tls, struct err *e);
 struct link *link_accepted(struct link_owner *o, struct conn *ready);
 
 void link_begin(struct link *k);                     /* LINK_HELD -> LINK_UP */

@@ -7,6 +7,7 @@
 #include "node/net/conn.h"
 #include "node/net/listener.h"
 #include "node/net/loop.h"
+#include "node/net/resolve.h"
 #include "node/net/tls.h"
 #include "node/net/tls_psk.h"
 #include "node/peer/link.h"
@@ -33,7 +34,9 @@ enum {
 /* Another node: in the latest look at the sessions, or expected to be in the next. */
 struct peer {
 	TAILQ_ENTRY(peer) entry;
+	struct links *links;
 	struct bus_peer who;
+	bool resolving;       /* its host name is being looked up */
 	bool seen;            /* by the looks */
 	uint64_t until_ms;    /* not seen: forgotten then */
 	struct link *up;      /* NULL = none */
@@ -57,6 +60,7 @@ struct links {
 	struct tls_client *client;
 	struct conn_table *conns;
 	struct listener *listener;
+	struct resolver *resolver;
 	struct loop_timer *timer;
 
 	struct link_owner owner;
@@ -90,6 +94,7 @@ static struct peer *peer_new(struct links *l, const struct bus_peer *who)
 {
 	struct peer *p = xcalloc(1, sizeof *p);
 
+	p->links = l;
 	p->who = *who;
 	map_put(&l->by_id, p->who.session_id.b, sizeof p->who.session_id.b, p);
 	TAILQ_INSERT_TAIL(&l->peers, p, entry);
@@ -120,6 +125,7 @@ static void peer_drop(struct links *l, struct peer *p, const char *why)
 	}
 	if (p->dialled)
 		link_close(p->dialled, why);
+	resolver_forget(l->resolver, p);
 	map_del(&l->by_id, p->who.session_id.b, sizeof p->who.session_id.b);
 	TAILQ_REMOVE(&l->peers, p, entry);
 	free(p);
@@ -146,25 +152,56 @@ static void dial_later(struct links *l, struct peer *p)
 		p->dial_ms += DIAL_YIELD_MS;
 }
 
-static void dial(struct links *l, struct peer *p)
+static void not_dialled(struct links *l, struct peer *p, const char *why)
 {
+	if (!p->failures)
+		log_warn("links", "addr=%s not dialled: %s", log_quote_str(p->who.addr), why);
+	dial_later(l, p);
+}
+
+static void dial(struct links *l, struct peer *p, const struct addr *at)
+{
+	char text[ADDR_TEXT];
 	struct err e;
 
-	p->dialled = link_dial(&l->owner, l->conns, &p->who, l->client, &e);
 	p->dialled_ms = clock_now_ms();
-	if (p->dialled) {
+	p->dialled = link_dial(&l->owner, l->conns, &p->who, addr_text(at, text), l->client, &e);
+	if (p->dialled)
 		TAILQ_INSERT_TAIL(&l->links, p->dialled, entry);
-		return;
-	}
-	if (!p->failures)
-		log_warn("links", "addr=%s not dialled: %s", log_quote_str(p->who.addr), e.text);
-	dial_later(l, p);
+	else
+		not_dialled(l, p, e.text);
+}
+
+static void on_resolved(void *arg, const struct addr *found, const char *error)
+{
+	struct peer *p = arg;
+	struct links *l = p->links;
+
+	p->resolving = false;
+	if (p->up)
+		return; /* it called meanwhile */
+	if (found)
+		dial(l, p, found);
+	else
+		not_dialled(l, p, error);
 }
 
 static void dial_if_due(struct links *l, struct peer *p)
 {
-	if (!p->up && !p->dialled && p->who.addr[0] && clock_now_ms() >= p->dial_ms)
-		dial(l, p);
+	struct addr a;
+	struct err e;
+
+	if (p->up || p->dialled || p->resolving || !p->who.addr[0] || clock_now_ms() < p->dial_ms)
+		return;
+	if (addr_parse(&a, p->who.addr, &e) < 0) {
+		not_dialled(l, p, e.text);
+	} else if (addr_is_numeric(&a)) {
+		dial(l, p, &a);
+	} else if (resolver_ask(l->resolver, &a, on_resolved, p, &e) == 0) {
+		p->resolving = true;
+	} else {
+		not_dialled(l, p, e.text);
+	}
 }
 
 /* ---- links ----------------------------------------------------------------------------------- */
@@ -564,6 +601,7 @@ struct links *links_new(const struct links_settings *settings, struct err *e)
 	                             .n_up = port_n_up,
 	                             .expect = port_expect,
 	                             .self = l};
+	l->owner.silent_ms = settings->silent_ms ? settings->silent_ms : LINK_SILENT_MS;
 	l->owner.on_hello = on_hello;
 	l->owner.on_message = on_message;
 	l->owner.on_closed = on_closed;
@@ -571,6 +609,7 @@ struct links *links_new(const struct links_settings *settings, struct err *e)
 	TAILQ_INIT(&l->links);
 	TAILQ_INIT(&l->peers);
 	l->conns = conn_table_new(settings->loop);
+	l->resolver = resolver_new(settings->loop);
 	l->timer = loop_every(settings->loop, TICK_MS, on_tick, l);
 	loop_on_turn_end(settings->loop, on_turn_end, l);
 	if (make_tls(l, e) == 0 && listen_on(l, e) == 0 && take_address(l, e) == 0)
@@ -591,6 +630,7 @@ void links_free(struct links *l)
 	loop_hook_del(l->settings.loop, on_turn_end, l);
 	loop_timer_free(l->timer);
 	listener_free(l->listener);
+	resolver_free(l->resolver);
 	conn_table_free(l->conns);
 	tls_server_free(l->server);
 	tls_client_free(l->client);

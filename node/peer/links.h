@@ -40,6 +40,8 @@ struct links_settings {
 	const char *key_file;
 	const char *ca_file;
 
+	uint32_t silent_ms; /* a peer that is silent so long is cut; 0 = 5 s */
+
 	struct peer_events events; /* to whom everything is told */
 	void (*look)(void *arg);   /* somebody unknown said HELLO: look at the sessions now */
 	void *arg;
