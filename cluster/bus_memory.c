@@ -52,6 +52,7 @@ REQUEST(settle, store_settle(self(bus)->store, &bus->session_id, req))
 REQUEST(retries, store_retries(self(bus)->store, req))
 REQUEST(role_claim, store_role_claim(self(bus)->store, &bus->session_id, req))
 REQUEST(fire, store_fire(self(bus)->store, &bus->session_id, req))
+REQUEST(retain, store_retain(self(bus)->store, &bus->session_id, req))
 
 static void memory_claim_release(struct bus *bus, struct bus_claim *req)
 {
@@ -110,6 +111,7 @@ static const struct bus_ops memory_ops = {
         .expire = memory_expire,
         .settle = memory_settle,
         .retries = memory_retries,
+        .retain = memory_retain,
         .look = memory_look,
         .hinted = memory_hinted,
         .role_claim = memory_role_claim,

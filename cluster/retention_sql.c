@@ -286,8 +286,8 @@ static enum sql_outcome unload(struct step *s, const struct laden *t)
 static enum sql_outcome relieve_tenants(struct step *s)
 {
 	struct sql_param max = sql_u64(s->req->max_stored_bytes);
-	struct sql_param params[] = {max, max, max, sql_u64(TENANTS_A_LOOK)};
-	enum sql_outcome o = sql_query(s->c, STMT_RETAIN_OVER, params, 4, on_laden, s);
+	struct sql_param params[] = {max, max, sql_u64(TENANTS_A_LOOK)};
+	enum sql_outcome o = sql_query(s->c, STMT_RETAIN_OVER, params, 3, on_laden, s);
 
 	for (size_t i = 0; o == SQL_OK && i < s->n_laden; i++) {
 		const struct laden *t = &s->laden[i];

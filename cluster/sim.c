@@ -669,6 +669,7 @@ static const struct bus_ops sim_ops = {
         .expire = sim_expire,
         .settle = sim_settle,
         .retries = sim_retries,
+        .retain = sim_retain,
         .look = sim_look,
         .hinted = sim_hinted,
         .role_claim = sim_role_claim,

@@ -302,6 +302,8 @@ enum sql_outcome sim_op_apply(struct sim_op *op, struct store *store)
 		return store_role_claim(store, &op->me, &op->r.role_claim);
 	case SIM_fire:
 		return store_fire(store, &op->me, &op->r.fire);
+	case SIM_retain:
+		return store_retain(store, &op->me, &op->r.retain);
 	case SIM_open_session:
 		store_session_open(store, &op->me, op->name);
 		return SQL_OK;
@@ -400,6 +402,15 @@ static void answer_read(struct sim_op *op, struct bus_read *out)
 	op->r.read.batches = NULL;
 }
 
+static void answer_retain(const struct sim_op *op, struct bus_retain *out)
+{
+	out->tenant_id = op->r.retain.tenant_id;
+	out->partition_id = op->r.retain.partition_id;
+	out->removed = op->r.retain.removed;
+	out->gaps = op->r.retain.gaps;
+	out->more = op->r.retain.more;
+}
+
 static void answer_retries(struct sim_op *op, struct bus_retries *out)
 {
 	struct bus_retries *r = &op->r.retries;
@@ -483,6 +494,9 @@ static void answer_results(struct sim_op *op, void *request)
 		break;
 	case SIM_fire:
 		answer_fire(op, request);
+		break;
+	case SIM_retain:
+		answer_retain(op, request);
 		break;
 	case SIM_change:
 	case SIM_open_session:

@@ -25,7 +25,8 @@
 	R(settle, 1)     \
 	R(retries, 0)    \
 	R(role_claim, 1) \
-	R(fire, 1)
+	R(fire, 1)       \
+	R(retain, 1)
 
 enum sim_kind {
 #define SIM_KIND(verb, writes) SIM_##verb,

@@ -33,7 +33,8 @@ struct part {
 		uint32_t partition_id;
 	} key;
 	uint64_t next_seq;
-	size_t bytes; /* batch_memory() of the rows */
+	size_t bytes;    /* batch_memory() of the rows */
+	uint64_t stored; /* batch_bytes() of them */
 	struct row *rows;
 	size_t first;
 	size_t n;
@@ -171,17 +172,22 @@ static void part_make_room(struct part *p)
 	p->rows = xrealloc(p->rows, p->cap * sizeof *p->rows);
 }
 
+static void part_drop_oldest(struct part *p)
+{
+	struct batch *oldest = p->rows[p->first].batch;
+
+	p->bytes -= batch_memory(oldest);
+	p->stored -= batch_bytes(oldest);
+	batch_unref(oldest);
+	p->first++;
+	p->n--;
+}
+
 /* The newest batch always stays. */
 static void part_retain(struct part *p, size_t retention_bytes)
 {
-	while (p->n > 1 && p->bytes > retention_bytes) {
-		struct batch *oldest = p->rows[p->first].batch;
-
-		p->bytes -= batch_memory(oldest);
-		batch_unref(oldest);
-		p->first++;
-		p->n--;
-	}
+	while (p->n > 1 && p->bytes > retention_bytes)
+		part_drop_oldest(p);
 }
 
 static void part_append(struct store *s, struct batch *b, uint64_t stamp)
@@ -194,6 +200,7 @@ static void part_append(struct store *s, struct batch *b, uint64_t stamp)
 	part_make_room(p);
 	p->rows[p->first + p->n++] = (struct row){batch_ref(b), clock_wall_ms()};
 	p->bytes += batch_memory(b);
+	p->stored += batch_bytes(b);
 	part_retain(p, s->retention_bytes);
 }
 
@@ -357,6 +364,67 @@ enum sql_outcome store_owned(const struct store *s, const struct id128 *me, stru
 enum sql_outcome store_expire(struct store *s, struct bus_expire *req)
 {
 	return store_subs_expire(s->subs, req);
+}
+
+/* ---- retention ----------------------------------------------------------------------------------
+ */
+
+static uint64_t first_seq(const struct part *p)
+{
+	return p->n ? batch_base_seq(p->rows[p->first].batch) : p->next_seq;
+}
+
+static uint64_t stored_by(const struct store *s, uint32_t tenant_id)
+{
+	const struct part *p;
+	uint64_t bytes = 0;
+	size_t at = 0;
+
+	while ((p = map_next(&s->parts, &at)))
+		bytes += p->key.tenant_id == tenant_id ? p->stored : 0;
+	return bytes;
+}
+
+static bool may_go(const struct store *s, const struct part *p, const struct bus_retain *req)
+{
+	uint64_t appended_ms = p->rows[p->first].appended_ms;
+
+	if (req->retention_s && appended_ms + req->retention_s * UINT64_C(1000) < clock_wall_ms())
+		return true;
+	return req->max_stored_bytes && stored_by(s, p->key.tenant_id) > req->max_stored_bytes;
+}
+
+static void shorten(struct store *s, struct part *p, struct bus_retain *req)
+{
+	uint64_t pinned = store_subs_pinned(s->subs, p->key.tenant_id, p->key.partition_id);
+	uint64_t first = first_seq(p);
+
+	while (p->n && req->removed < req->limit && may_go(s, p, req)) {
+		const struct batch *oldest = p->rows[p->first].batch;
+
+		if (batch_base_seq(oldest) + batch_count(oldest) - 1 > pinned)
+			break;
+		part_drop_oldest(p);
+		req->removed++;
+	}
+	req->gaps += store_subs_overtaken(s->subs, p->key.tenant_id, p->key.partition_id, first,
+	                                  first_seq(p));
+}
+
+/* There are no tenants here: what the request says is for all. */
+enum sql_outcome store_retain(struct store *s, const struct id128 *me, struct bus_retain *req)
+{
+	struct part *p;
+	size_t at = 0;
+
+	req->removed = req->gaps = 0;
+	req->tenant_id = req->partition_id = 0;
+	if (!store_leader_holds(s->leader, BUS_ROLE_RETENTION, me, req->epoch))
+		return SQL_LOST;
+	while (req->removed < req->limit && (p = map_next(&s->parts, &at)))
+		shorten(s, p, req);
+	req->more = req->removed >= req->limit;
+	return SQL_OK;
 }
 
 /* ---- failed deliveries --------------------------------------------------------------------------

@@ -41,6 +41,7 @@ void store_claim_release(struct bus_claim *req);
 enum sql_outcome store_change(struct store *s, const struct id128 *me, struct bus_change *req);
 enum sql_outcome store_commit(struct store *s, const struct id128 *me, struct bus_commit *req);
 enum sql_outcome store_expire(struct store *s, struct bus_expire *req);
+enum sql_outcome store_retain(struct store *s, const struct id128 *me, struct bus_retain *req);
 enum sql_outcome store_settle(struct store *s, const struct id128 *me, struct bus_settle *req);
 enum sql_outcome store_retries(const struct store *s, struct bus_retries *req);
 

@@ -55,8 +55,8 @@ void store_leader_free(struct store_leader *l)
 /* ---- roles --------------------------------------------------------------------------------------
  */
 
-static bool holds(const struct store_leader *l, enum bus_role role, const struct id128 *me,
-                  uint64_t epoch)
+bool store_leader_holds(const struct store_leader *l, enum bus_role role, const struct id128 *me,
+                        uint64_t epoch)
 {
 	const struct role *r = &l->roles[role];
 
@@ -71,7 +71,7 @@ enum sql_outcome store_leader_claim(struct store_leader *l, const struct id128 *
 
 	assert((unsigned)req->role < ROLES);
 	if (req->release) {
-		if (!holds(l, req->role, me, req->epoch))
+		if (!store_leader_holds(l, req->role, me, req->epoch))
 			return SQL_LOST;
 		r->owner = (struct id128){0};
 		return SQL_OK;
@@ -250,7 +250,7 @@ enum sql_outcome store_leader_fire(struct store_leader *l, const struct id128 *m
 	size_t due;
 	size_t n;
 
-	if (!holds(l, BUS_ROLE_TIMERS, me, req->epoch) && !BUG("leader-unchecked"))
+	if (!store_leader_holds(l, BUS_ROLE_TIMERS, me, req->epoch) && !BUG("leader-unchecked"))
 		return SQL_LOST;
 	due = sort_due(l, now_ms, req->limit, &next_ms);
 	n = due < req->limit ? due : req->limit;

@@ -20,6 +20,9 @@ enum sql_outcome store_leader_claim(struct store_leader *l, const struct id128 *
                                     store_live_fn *live, const void *arg,
                                     struct bus_role_claim *req);
 
+bool store_leader_holds(const struct store_leader *l, enum bus_role role, const struct id128 *me,
+                        uint64_t epoch);
+
 /* A stored flush has this batch of BATCH_SCHEDULED. */
 void store_leader_store(struct store_leader *l, const struct id128 *me, struct batch *b);
 

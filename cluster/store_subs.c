@@ -385,3 +385,39 @@ enum sql_outcome store_subs_expire(struct store_subs *t, struct bus_expire *req)
 	}
 	return SQL_OK;
 }
+
+/* ---- retention ----------------------------------------------------------------------------------
+ */
+
+uint64_t store_subs_pinned(const struct store_subs *t, uint32_t tenant_id, uint32_t partition_id)
+{
+	const struct sub *sub;
+	uint64_t least = UINT64_MAX;
+	size_t at = 0;
+
+	while ((sub = map_next(&t->by_id, &at))) {
+		const struct cursor *c = sub->tenant_id == tenant_id && sub->policy.pin
+		                                 ? cursor_find(sub, partition_id)
+		                                 : NULL;
+
+		if (c && c->acked_through < least)
+			least = c->acked_through;
+	}
+	return least;
+}
+
+uint32_t store_subs_overtaken(const struct store_subs *t, uint32_t tenant_id, uint32_t partition_id,
+                              uint64_t from, uint64_t to)
+{
+	const struct sub *sub;
+	uint32_t n = 0;
+	size_t at = 0;
+
+	while ((sub = map_next(&t->by_id, &at))) {
+		const struct cursor *c =
+		        sub->tenant_id == tenant_id ? cursor_find(sub, partition_id) : NULL;
+
+		n += c && c->acked_through + 1 >= from && c->acked_through + 1 < to;
+	}
+	return n;
+}

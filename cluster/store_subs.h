@@ -25,6 +25,11 @@ enum sql_outcome store_subs_settle(struct store_subs *t, const struct id128 *me,
                                    const struct bus_settle *req);
 bool store_subs_owned(const struct store_subs *t, const struct id128 *me,
                       const struct bus_owned_row *row);
+/* What every pinned queue of the tenant has done; UINT64_MAX = there is none. */
+uint64_t store_subs_pinned(const struct store_subs *t, uint32_t tenant_id, uint32_t partition_id);
+/* Cursors whose next event is one of [from, to). */
+uint32_t store_subs_overtaken(const struct store_subs *t, uint32_t tenant_id, uint32_t partition_id,
+                              uint64_t from, uint64_t to);
 enum sql_outcome store_subs_expire(struct store_subs *t, struct bus_expire *req);
 
 #endif

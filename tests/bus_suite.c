@@ -830,5 +830,5 @@ int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
 	};
 
 	return cmocka_run_group_tests_name("bus", tests, NULL, NULL) +
-	       bus_suite_leader_run(env, begin);
+	       bus_suite_leader_run(env, begin) + bus_suite_retention_run(env, begin);
 }

@@ -38,5 +38,6 @@ int bus_suite_run(struct bus_env *env, int (*begin)(void **state));
 
 /* tests/bus_suite_leader.c: roles and timers; run by bus_suite_run(). */
 int bus_suite_leader_run(struct bus_env *env, int (*begin)(void **state));
+int bus_suite_retention_run(struct bus_env *env, int (*begin)(void **state));
 
 #endif

@@ -217,6 +217,9 @@ static int begin(void **state)
 	         "(%u,0,1,0),(%u,1,1,0),(%u,2,1,0),(%u,3,1,0)",
 	         last_tenant, last_tenant, last_tenant, last_tenant);
 	run(admin, text);
+	snprintf(text, sizeof text, "INSERT INTO tenant(tenant_id,name) VALUES (%u,%u)",
+	         last_tenant, last_tenant);
+	run(admin, text);
 	assert_int_equal(sql_commit(admin), SQL_OK);
 	return 0;
 }
