@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { ERROR_SIGNAL = 1644 }; /* the server's number for a SIGNAL without one */
+
 void sql_library_init(void)
 {
 	signal(SIGPIPE, SIG_IGN); /* the client library writes to sockets the server has closed */
@@ -45,7 +47,10 @@ enum sql_outcome conn_failed(struct sql_conn *c, const char *what, unsigned no,
 	else
 		sql_error_redact(redacted, sizeof redacted, message);
 	c->error_no = no;
-	snprintf(c->error, sizeof c->error, "%s: %u (%s) %s", what, no, sqlstate, redacted);
+	if (no == ERROR_SIGNAL) /* our own words, for people */
+		snprintf(c->error, sizeof c->error, "%s", message);
+	else
+		snprintf(c->error, sizeof c->error, "%s: %u (%s) %s", what, no, sqlstate, redacted);
 	if (v.outcome == SQL_RETRY)
 		c->poisoned = true;
 	if (v.drop)

@@ -2,10 +2,9 @@
 
 #include "tenancy/registry.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 
-enum { ROW_COLUMNS = 14, LIMIT_COLUMNS = 8, PARTITIONS_MAX = 64 };
+enum { ROW_COLUMNS = 14, LIMIT_COLUMNS = 8 };
 
 /* ---- transactions ---- */
 
@@ -18,19 +17,10 @@ static int failed(const struct sql_conn *c, enum sql_outcome o, struct err *e)
 	return err_set(e, (int)o, "%.240s", sql_error(c));
 }
 
-static int refused(struct sql_conn *c, struct err *e, const char *fmt, ...)
-        __attribute__((format(printf, 3, 4)));
-
-static int refused(struct sql_conn *c, struct err *e, const char *fmt, ...)
+static int refused(struct sql_conn *c, struct err *e, struct slice name)
 {
-	char text[200];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof text, fmt, ap);
-	va_end(ap);
 	sql_rollback(c);
-	return err_set(e, SQL_FATAL, "%s", text);
+	return err_set(e, SQL_FATAL, "there is no tenant %.*s", (int)name.n, name.p);
 }
 
 static int fail_tx(struct sql_conn *c, enum sql_outcome o, struct err *e)
@@ -40,16 +30,18 @@ static int fail_tx(struct sql_conn *c, enum sql_outcome o, struct err *e)
 	return -1;
 }
 
-/* The end of every change. */
-static int finish(struct sql_conn *c, struct err *e)
+/* A procedure of sql/schema: a transaction of its own, with its row in `audit`. */
+static int call(struct sql_conn *c, enum sql_stmt procedure, const struct sql_param *params,
+                unsigned n, struct err *e)
 {
-	enum sql_outcome o = sql_exec(c, STMT_CHANGES_BUMP, NULL, 0);
+	enum sql_outcome o = sql_exec(c, procedure, params, n);
 
-	if (o == SQL_OK && sql_affected(c) != 1)
-		return refused(c, e, "change_counter has no row; run leat migrate");
-	if (o == SQL_OK)
-		o = sql_commit(c);
 	return o == SQL_OK ? 0 : fail_tx(c, o, e);
+}
+
+static struct sql_param text(struct slice s)
+{
+	return sql_utf8(s.p, s.n);
 }
 
 static int end_read(struct sql_conn *c, enum sql_outcome o, struct err *e)
@@ -116,9 +108,8 @@ static int on_found(void *arg, const struct sql_cell *cells, unsigned n)
 	return 0;
 }
 
-/* In the transaction under way: the tenant, not a deleted one unless asked for. */
-static int find_tenant(struct sql_conn *c, struct slice name, bool deleted_too, struct find *f,
-                       struct err *e)
+/* A deleted one, too. */
+static int find_tenant(struct sql_conn *c, struct slice name, struct find *f, struct err *e)
 {
 	struct sql_param p = sql_bytes(name.p, name.n);
 	enum sql_outcome o;
@@ -132,8 +123,8 @@ static int find_tenant(struct sql_conn *c, struct slice name, bool deleted_too, 
 	o = sql_query(c, STMT_TENANT_FIND, &p, 1, on_found, f);
 	if (o != SQL_OK)
 		return fail_tx(c, o, e);
-	if (!f->found || (f->row.tenant.state == TENANT_DELETED && !deleted_too))
-		return refused(c, e, "there is no tenant %.*s", (int)name.n, name.p);
+	if (!f->found)
+		return refused(c, e, name);
 	memcpy(f->row.tenant.name, name.p, name.n);
 	return 0;
 }
@@ -143,39 +134,25 @@ static int find_tenant(struct sql_conn *c, struct slice name, bool deleted_too, 
 int tenant_admin_create(struct sql_conn *c, const struct tenant_admin_new *t, uint32_t *id,
                         struct err *e)
 {
-	struct sql_param row[] = {sql_bytes(t->name.p, t->name.n), sql_u64(t->weight),
-	                          sql_u64(t->partitions)};
-	enum sql_outcome o;
+	struct sql_param params[] = {text(t->name), sql_u64(t->weight), sql_u64(t->partitions)};
+	struct tenant_admin_row row;
 
-	if (tenant_name_check(t->name, e) < 0)
+	if (tenant_name_check(t->name, e) < 0 || call(c, STMT_TENANT_CREATE, params, 3, e) < 0 ||
+	    tenant_admin_find(c, t->name, &row, e) < 0)
 		return -1;
-	if (t->weight == 0 || t->partitions == 0 || t->partitions > PARTITIONS_MAX)
-		return err_set(e, SQL_FATAL, "weight must be 1 or more, partitions 1 to %d",
-		               PARTITIONS_MAX);
-	o = sql_exec(c, STMT_TENANT_CREATE, row, 3);
-	if (o == SQL_DUP)
-		return refused(c, e, "tenant name %.*s is taken, or was: names are never reused",
-		               (int)t->name.n, t->name.p);
-	*id = (uint32_t)sql_insert_id(c);
-	for (uint16_t i = 0; o == SQL_OK && i < t->partitions; i++) {
-		struct sql_param head[] = {sql_u64(*id), sql_u64(i)};
-
-		o = sql_exec(c, STMT_HEAD_CREATE, head, 2);
-	}
-	return o == SQL_OK ? finish(c, e) : fail_tx(c, o, e);
+	*id = row.tenant.id;
+	return 0;
 }
 
 int tenant_admin_set_state(struct sql_conn *c, struct slice name, enum tenant_state state,
                            struct err *e)
 {
-	struct sql_param p[] = {sql_u64(state), sql_bytes(name.p, name.n)};
-	enum sql_outcome o;
-	struct find f;
+	static const enum sql_stmt procedures[] = {[TENANT_ACTIVE] = STMT_TENANT_RESUME,
+	                                           [TENANT_SUSPENDED] = STMT_TENANT_SUSPEND,
+	                                           [TENANT_DELETED] = STMT_TENANT_DELETE};
+	struct sql_param params[] = {text(name)};
 
-	if (find_tenant(c, name, false, &f, e) < 0)
-		return -1;
-	o = sql_exec(c, STMT_TENANT_SET_STATE, p, 2);
-	return o == SQL_OK ? finish(c, e) : fail_tx(c, o, e);
+	return tenant_name_check(name, e) < 0 ? -1 : call(c, procedures[state], params, 1, e);
 }
 
 int tenant_admin_find(struct sql_conn *c, struct slice name, struct tenant_admin_row *out,
@@ -183,7 +160,7 @@ int tenant_admin_find(struct sql_conn *c, struct slice name, struct tenant_admin
 {
 	struct find f;
 
-	if (find_tenant(c, name, true, &f, e) < 0)
+	if (find_tenant(c, name, &f, e) < 0)
 		return -1;
 	*out = f.row;
 	return end_read(c, SQL_OK, e);
@@ -220,39 +197,21 @@ int tenant_admin_key_add(struct sql_conn *c, struct slice name, const struct ten
 {
 	struct registry_key_row row = {
 	        .alg = k->alg, .issuer = k->issuer, .kid = k->kid, .material = k->material};
-	struct slice alg = slice_str(jws_alg_name(k->alg));
-	enum sql_outcome o;
-	struct find f;
+	struct sql_param params[] = {text(name), text(k->issuer), text(k->kid),
+	                             text(slice_str(jws_alg_name(k->alg))),
+	                             sql_bytes(k->material.p, k->material.n)};
 
-	if (registry_key_check(&row, e) < 0 || find_tenant(c, name, false, &f, e) < 0)
+	if (registry_key_check(&row, e) < 0 || tenant_name_check(name, e) < 0)
 		return -1;
-	o = sql_exec(c, STMT_TENANT_KEY_ADD,
-	             (struct sql_param[]){sql_bytes(k->issuer.p, k->issuer.n),
-	                                  sql_bytes(k->kid.p, k->kid.n), sql_u64(f.row.tenant.id),
-	                                  sql_bytes(alg.p, alg.n),
-	                                  sql_bytes(k->material.p, k->material.n)},
-	             5);
-	if (o == SQL_DUP)
-		return refused(c, e, "this issuer and kid are taken, or were; choose another kid");
-	return o == SQL_OK ? finish(c, e) : fail_tx(c, o, e);
+	return call(c, STMT_KEY_ADD, params, 5, e);
 }
 
 int tenant_admin_key_retire(struct sql_conn *c, struct slice name, struct slice issuer,
                             struct slice kid, struct err *e)
 {
-	enum sql_outcome o;
-	struct find f;
+	struct sql_param params[] = {text(name), text(issuer), text(kid)};
 
-	if (find_tenant(c, name, false, &f, e) < 0)
-		return -1;
-	o = sql_exec(c, STMT_TENANT_KEY_REVOKE,
-	             (struct sql_param[]){sql_bytes(issuer.p, issuer.n), sql_bytes(kid.p, kid.n),
-	                                  sql_u64(f.row.tenant.id)},
-	             3);
-	if (o == SQL_OK && sql_affected(c) == 0)
-		return refused(c, e, "tenant %s has no key with this issuer and kid",
-		               f.row.tenant.name);
-	return o == SQL_OK ? finish(c, e) : fail_tx(c, o, e);
+	return tenant_name_check(name, e) < 0 ? -1 : call(c, STMT_KEY_RETIRE, params, 3, e);
 }
 
 static int on_key(void *arg, const struct sql_cell *cells, unsigned n)
@@ -277,7 +236,7 @@ int tenant_admin_key_list(struct sql_conn *c, struct slice name,
 	struct sql_param id;
 	struct find f;
 
-	if (find_tenant(c, name, true, &f, e) < 0)
+	if (find_tenant(c, name, &f, e) < 0)
 		return -1;
 	id = sql_u64(f.row.tenant.id);
 	return end_read(c, sql_query(c, STMT_TENANT_KEYS_OF, &id, 1, on_key, &l), e);

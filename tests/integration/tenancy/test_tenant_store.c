@@ -119,7 +119,7 @@ static void test_admin_tenants(void **state)
 	                 0);
 	assert_int_equal(tenant_admin_set_state(admin, slice_str("admin-a"), TENANT_ACTIVE, &e),
 	                 -1);
-	assert_string_equal(e.text, "there is no tenant admin-a");
+	assert_string_equal(e.text, "there is no tenant admin-a any more: it was deleted");
 	assert_int_equal(tenant_admin_create(admin, &again, &other, &e), -1);
 	assert_int_equal(tenant_admin_find(admin, slice_str("a' OR '1'='1"), &row, &e), -1);
 	assert_non_null(strstr(e.text, "is not a tenant name"));
@@ -137,7 +137,7 @@ static void test_admin_keys(void **state)
 	assert_int_equal(add_key("keys-b", "i", "k", &e), -1); /* another's: not to be taken over */
 	assert_string_equal(e.text, "this issuer and kid are taken, or were; choose another kid");
 	assert_int_equal(add_key("nobody", "i", "k2", &e), -1);
-	assert_string_equal(e.text, "there is no tenant nobody");
+	assert_string_equal(e.text, "there is no tenant 'nobody': see the view tenants");
 	assert_int_equal(add_key("keys-a", "i", "a b", &e), -1);
 	assert_int_equal(tenant_admin_key_retire(admin, slice_str("keys-b"), slice_str("i"),
 	                                         slice_str("k"), &e),

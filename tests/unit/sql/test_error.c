@@ -28,6 +28,7 @@ static void test_error_verdicts(void **state)
 	        {1836, SQL_RETRY, SQL_RETRY, true},   /* read-only: reconnect */
 	        {1064, SQL_FATAL, SQL_FATAL, false},  /* syntax: not in the table */
 	        {1142, SQL_FATAL, SQL_FATAL, false},  /* denied */
+	        {1644, SQL_FATAL, SQL_FATAL, false},  /* a procedure refuses */
 	        {1366, SQL_FATAL, SQL_FATAL, false},  /* bad text: not in the table */
 	        {2999, SQL_FATAL, SQL_UNKNOWN, true}, /* a client error nobody knows */
 	        {5999, SQL_FATAL, SQL_UNKNOWN, true}, /* likewise, MariaDB's range */
