@@ -185,8 +185,8 @@ struct bus_cursor {
 /* Take a subscription: create its row if asked, become its owner with epoch + 1, read its cursors.
  */
 struct bus_claim {
-	enum sql_outcome
-	        outcome; /* OK; LOST a live node owns it; FATAL absent and not to be created */
+	enum sql_outcome outcome; /* OK; LOST a live node owns it, or it is paused; FATAL absent and
+	                             not to be created */
 	void (*done)(struct bus_claim *);
 	void *arg;
 
@@ -203,7 +203,7 @@ struct bus_claim {
 	const struct bus_cursor *starts;
 	struct bus_policy policy; /* in: stored when created; out: what is stored. Queues only */
 
-	struct bus_peer holder; /* out, LOST: the live node that owns it */
+	struct bus_peer holder; /* out, LOST: the live node that owns it; zero = it is paused */
 	bool created;           /* out; true also when fresh dropped an old one */
 	uint64_t subscription_id;
 	uint64_t epoch;

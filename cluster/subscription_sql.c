@@ -30,6 +30,7 @@ struct claim_row {
 	bool owner_live;
 	char peer[BUS_ADDR_MAX + 1]; /* the owner's */
 	bool expired;
+	bool paused;
 	uint32_t expiry_s;
 	struct bus_policy policy;
 };
@@ -51,12 +52,12 @@ static void memory_set_filters(struct claim_memory *m, struct slice filters)
 }
 
 /* subscription_id, epoch, owner, owner is live, has expired, expiry_s, filters, owner's peer,
- * policy */
+ * policy, is paused */
 static int on_subscription(void *arg, const struct sql_cell *cells, unsigned n)
 {
 	struct claim_row *row = arg;
 
-	if (n < 15)
+	if (n < 16)
 		return 1;
 	row->found = true;
 	row->subscription_id = cells[0].u;
@@ -78,6 +79,7 @@ static int on_subscription(void *arg, const struct sql_cell *cells, unsigned n)
 	        .ordered = cells[13].u != 0,
 	        .pin = cells[14].u != 0,
 	};
+	row->paused = cells[15].u != 0;
 	return 1;
 }
 
@@ -234,6 +236,8 @@ static enum sql_outcome claim_row(struct sql_conn *c, const struct id128 *me, st
 		return o;
 	if ((!row->found || row->expired) && !req->create)
 		return SQL_FATAL;
+	if (row->paused && !row->expired)
+		return SQL_LOST;
 	by_force = row->found && row->owner_live && !id128_eq(&row->owner, me);
 	if (by_force && !req->force) {
 		req->holder.session_id = row->owner;
