@@ -392,7 +392,9 @@ static void check_rights(const struct facts *f, const struct doctor_settings *s,
 	rights_parse(&r, facts_get(f, "leat.grants"), schema);
 	found(out, "rights on `%s` as nodes and `leat migrate` need them", schema);
 	rights_list(&r, node, sizeof node / sizeof *node, false, names, sizeof names);
-	if (*names) {
+	if (*names && r.node_role)
+		found(out, "the role `%s_node`: enough for nodes", schema);
+	else if (*names) {
 		found(out, "on `%s` missing for nodes: %s%s", schema, names,
 		      r.has_role ? " (roles are not looked into)" : "");
 		judge(out, r.has_role ? DOCTOR_ADVICE : DOCTOR_PROBLEM, "GRANT %s ON `%s`.* TO %s",
@@ -407,7 +409,7 @@ static void check_rights(const struct facts *f, const struct doctor_settings *s,
 		      schema);
 	}
 	rights_list(&r, migrate, sizeof migrate / sizeof *migrate, false, names, sizeof names);
-	if (*names && out->verdict == DOCTOR_OK)
+	if (*names && out->verdict == DOCTOR_OK && !r.node_role)
 		found(out, "enough for nodes; `leat migrate` needs an account with %s too", names);
 }
 

@@ -1,5 +1,6 @@
 #include "sql/migrate.h"
 
+#include "sql/roles.h"
 #include "sql/schema.h"
 
 #include <string.h>
@@ -178,6 +179,17 @@ static int run_steps(struct migration *m, unsigned *before, unsigned *after, str
 	return 0;
 }
 
+/* Every time: a procedure that was made anew has lost its grants, and an account with more rights
+ * may come later. Without the roles everything works, for accounts that have rights of their own.
+ */
+static void make_roles(struct migration *m, const char *schema)
+{
+	struct err e;
+
+	if (roles_grant(m->work, schema, &e) && m->events && m->events->on_no_roles)
+		m->events->on_no_roles(m->events->arg, e.text);
+}
+
 static struct sql_conn *open_conn(const struct dsn *dsn, struct err *e)
 {
 	struct sql_limits limits = SQL_LIMITS_DEFAULT;
@@ -205,6 +217,8 @@ int migrate_run(const struct dsn *dsn, const struct migrate_events *events,
 	/* Durability is the nodes' business; version and writability are this command's too. */
 	if (m.work && sql_check_durable(sql_conn_server(m.work), true, e) == 0)
 		rc = run_steps(&m, version_before, version_after, e);
+	if (rc == 0)
+		make_roles(&m, dsn->schema);
 	sql_conn_free(m.work);
 	sql_conn_free(m.lock);
 	return rc;

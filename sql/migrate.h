@@ -17,6 +17,8 @@
 struct migrate_events {
 	void (*on_wait)(void *arg); /* another migration holds the lock; told once */
 	void (*on_step)(void *arg, unsigned version, const char *name); /* about to be run */
+	/* the account may not make the roles (sql/roles.h): told after the steps */
+	void (*on_no_roles)(void *arg, const char *why);
 	void *arg;
 };
 

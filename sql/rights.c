@@ -61,6 +61,16 @@ static bool grant_names(const struct grant *g, const char *name)
 	return false;
 }
 
+/* Is SCHEMA_node among the roles that this line grants? */
+static bool is_node_role(const char *line, size_t len, const char *schema)
+{
+	char name[80];
+	int n = snprintf(name, sizeof name, "`%s_node`", schema);
+	const char *to = memmem(line, len, " TO ", 4);
+
+	return to && n < (int)sizeof name && memmem(line, (size_t)(to - line), name, (size_t)n);
+}
+
 void rights_parse(struct rights *r, const char *text, const char *schema)
 {
 	*r = (struct rights){0};
@@ -69,6 +79,8 @@ void rights_parse(struct rights *r, const char *text, const char *schema)
 
 		if (parse_grant(text, len, schema, &r->grants[r->n])) {
 			r->has_role = r->has_role || r->grants[r->n].role;
+			r->node_role = r->node_role ||
+			               (r->grants[r->n].role && is_node_role(text, len, schema));
 			r->n++;
 		}
 		text += len + (text[len] == '\n');

@@ -20,7 +20,8 @@ struct grant {
 struct rights {
 	struct grant grants[RIGHTS_GRANTS];
 	size_t n;
-	bool has_role; /* what its roles allow is not known here */
+	bool has_role;  /* what its roles allow is not known here, */
+	bool node_role; /* but for SCHEMA_node, made from sql/roles.def: all a node needs */
 };
 
 /* `text` has one grant a line; `schema` is a name as it is, without backticks. */

@@ -1,18 +1,24 @@
 #include "node/cli/command.h"
 
+#include "base/buf.h"
 #include "node/cli/options.h"
 #include "sql/migrate.h"
+#include "sql/roles.h"
 
 #include <stdio.h>
 
 struct migrate_options {
 	const char *db;
+	bool show_roles;
 };
 
 static const struct option rows[] = {
         {"db", 0, OPTION_TEXT, offsetof(struct migrate_options, db), .arg = "DSN",
          .help = "mysql://user:password@host:port/schema?socket=PATH&ssl-ca=F&…",
          .flags = OPTION_REQUIRED | OPTION_SECRET},
+        {"show-roles", 0, OPTION_FLAG, offsetof(struct migrate_options, show_roles),
+         .help = "change nothing: print the SQL that makes the schema's roles",
+         .flags = OPTION_NO_ENV},
 };
 static const struct options spec = {
         "migrate", "bring the database schema up to this version of leat", OPTIONS_ROWS(rows)};
@@ -29,9 +35,40 @@ static void on_step(void *arg, unsigned version, const char *name)
 	fprintf(stderr, "migrate: step %04u_%s\n", version, name);
 }
 
+static void on_no_roles(void *arg, const char *why)
+{
+	(void)arg;
+	fprintf(stderr,
+	        "migrate: the schema's roles were not made (%s); who administers the server may "
+	        "run what `leat migrate --db … --show-roles` prints\n",
+	        why);
+}
+
+static int show_roles(const char *db)
+{
+	struct buf text = {0};
+	struct dsn dsn;
+	struct err e;
+	int rc;
+
+	if (dsn_parse(&dsn, db, &e)) {
+		fprintf(stderr, "migrate: %s\n", e.text);
+		return OPTIONS_EXIT_USAGE;
+	}
+	rc = roles_sql(dsn.schema, &text, &e);
+	if (rc)
+		fprintf(stderr, "migrate: %s\n", e.text);
+	else
+		fwrite(text.data, 1, text.len, stdout);
+	buf_release(&text);
+	dsn_release(&dsn);
+	return rc ? 1 : 0;
+}
+
 static int migrate(const char *db)
 {
-	static const struct migrate_events events = {.on_wait = on_wait, .on_step = on_step};
+	static const struct migrate_events events = {
+	        .on_wait = on_wait, .on_step = on_step, .on_no_roles = on_no_roles};
 	unsigned before, after;
 	struct dsn dsn;
 	struct err e;
@@ -61,7 +98,7 @@ int cmd_migrate(int argc, char **argv)
 
 	if (!options_take(&spec, argc, argv, &o, &rc))
 		return rc;
-	rc = migrate(o.db);
+	rc = o.show_roles ? show_roles(o.db) : migrate(o.db);
 	options_release(&spec, &o);
 	return rc;
 }
