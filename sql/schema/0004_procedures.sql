@@ -281,6 +281,8 @@ BEGIN
   SET v_room = v_room - ROW_COUNT();
   DELETE FROM dead_letter WHERE tenant_id = v_id LIMIT v_room;
   SET v_room = v_room - ROW_COUNT();
+  DELETE FROM storage_full WHERE tenant_id = v_id LIMIT v_room;
+  SET v_room = v_room - ROW_COUNT();
   DELETE FROM tenant_key WHERE tenant_id = v_id LIMIT v_room;
   SET v_room = v_room - ROW_COUNT();
   SELECT COALESCE(SUM(last_seq - first_seq + 1), 0) INTO v_left

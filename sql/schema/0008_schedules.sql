@@ -3,8 +3,9 @@
 DROP PROCEDURE IF EXISTS timer_cancel;
 CREATE PROCEDURE timer_cancel(
   p_tenant TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  p_subject TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
   p_name TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin)
-  COMMENT 'a scheduled publish, by the name its publisher gave it, is never published'
+  COMMENT 'a scheduled publish, by its publisher''s subject and its name, is never published'
 BEGIN
   DECLARE v_tenant INT UNSIGNED;
   DECLARE v_id BIGINT UNSIGNED;
@@ -16,13 +17,16 @@ BEGIN
   SELECT timer_id, JSON_OBJECT('due_at', CAST(due_at AS CHAR), 'topic',
                                JSON_UNQUOTE(JSON_EXTRACT(attributes, '$[0].topic')))
     INTO v_id, v_before
-    FROM timer WHERE tenant_id = v_tenant AND name = CAST(p_name AS BINARY) AND kind = 1 FOR UPDATE;
+    FROM timer
+   WHERE tenant_id = v_tenant AND kind = 1 AND subject = CAST(COALESCE(p_subject, '') AS BINARY)
+     AND name = CAST(p_name AS BINARY) FOR UPDATE;
   IF v_id IS NULL THEN
     CALL _refuse(CONCAT('tenant ', p_tenant, ' has no scheduled event ',
-                        COALESCE(QUOTE(LEFT(p_name, 40)), 'NULL')));
+                        COALESCE(QUOTE(LEFT(p_name, 40)), 'NULL'), ' of this subject'));
   END IF;
   DELETE FROM timer WHERE timer_id = v_id;
-  CALL _audit(v_tenant, 'timer_cancel', p_name, v_before, NULL);
+  CALL _audit(v_tenant, 'timer_cancel', CONCAT_WS(' ', NULLIF(p_subject, ''), p_name), v_before,
+              NULL);
   COMMIT;
 END;
 

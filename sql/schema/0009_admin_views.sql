@@ -22,7 +22,8 @@ SELECT k.tenant_id                                       AS tenant_id,
   FROM tenant_key k
   JOIN tenant t ON t.tenant_id = k.tenant_id;
 
--- A row per tenant, from its heads alone.
+-- A row per tenant, from its heads alone. full_since: its publishes are refused, because a pinned queue
+-- holds max_stored_bytes.
 CREATE OR REPLACE VIEW tenant_usage AS
 SELECT h.tenant_id                                       AS tenant_id,
        CONVERT(t.name USING utf8mb4)                     AS tenant,
@@ -30,10 +31,12 @@ SELECT h.tenant_id                                       AS tenant_id,
        CAST(SUM(h.next_seq - h.first_seq) AS UNSIGNED)   AS events_stored,
        CAST(SUM(h.bytes) AS UNSIGNED)                    AS bytes_ever,
        CAST(SUM(h.bytes - h.removed_bytes) AS UNSIGNED)  AS bytes_stored,
-       t.max_stored_bytes                                AS max_stored_bytes
+       t.max_stored_bytes                                AS max_stored_bytes,
+       f.since                                           AS full_since
   FROM head h
   JOIN tenant t ON t.tenant_id = h.tenant_id
- GROUP BY h.tenant_id, t.name, t.max_stored_bytes;
+  LEFT JOIN storage_full f ON f.tenant_id = h.tenant_id
+ GROUP BY h.tenant_id, t.name, t.max_stored_bytes, f.since;
 
 -- A row per subscription; how far it is in each partition is in subscription_lag.
 CREATE OR REPLACE VIEW subscriptions AS
@@ -95,6 +98,7 @@ SELECT r.timer_id                                        AS timer_id,
        ELT(r.kind, 'scheduled', 'will', 'retry', 'parked') AS kind,
        r.tenant_id                                       AS tenant_id,
        CONVERT(t.name USING utf8mb4)                     AS tenant,
+       CONVERT(r.subject USING utf8mb4)                  AS subject,
        CONVERT(r.name USING utf8mb4)                     AS name,
        r.due_at                                          AS due_at,
        r.subscription_id                                 AS subscription_id,
