@@ -56,6 +56,7 @@ struct node {
 	struct loop_timer *drain_timer;
 	size_t drain_step;
 	uint64_t drain_deadline_ms;
+	bool shares_left;
 	bool cursors_drained;
 	bool bus_stopped;
 };
@@ -127,9 +128,26 @@ static void stop_listening(struct node *n)
 		listener_stop(n->insecure);
 }
 
-static void enter_publishes(struct node *n)
+static void on_shares_left(void *arg)
+{
+	struct node *n = arg;
+
+	n->shares_left = true;
+}
+
+static void enter_shares(struct node *n)
 {
 	stop_listening(n);
+	dispatch_leave(n->dispatch, on_shares_left, n);
+}
+
+static bool done_shares(const struct node *n)
+{
+	return n->shares_left;
+}
+
+static void enter_publishes(struct node *n)
+{
 	mqtt_stop_publishing(n->mqtt);
 }
 
@@ -188,6 +206,7 @@ static const struct drain_step {
 	void (*enter)(struct node *n);
 	bool (*done)(const struct node *n);
 } drain_steps[] = {
+        {"shares", 500, enter_shares, done_shares},            /* others go on with them */
         {"publishes", 10000, enter_publishes, done_publishes}, /* what was taken in is answered */
         {"clients", 3000, enter_clients, done_clients},        /* DISCONNECT has left */
         {"cursors", 3000, enter_cursors, done_cursors},        /* others may take over at once */
@@ -197,7 +216,7 @@ static const struct drain_step {
 enum {
 	DRAIN_STEPS = sizeof drain_steps / sizeof drain_steps[0],
 	DRAIN_ALL = 0, /* where to begin */
-	DRAIN_CLIENTS = 1,
+	DRAIN_CLIENTS = 2,
 };
 
 static void drain_enter(struct node *n)
@@ -376,6 +395,8 @@ static void on_backend_open(void *arg, struct bus *bus)
 	                                  .on_peers = on_peers,
 	                                  .arg = n};
 	n->dispatch = dispatch_new(n->loop, bus, &dispatch);
+	if (n->links)
+		dispatch_set_port(n->dispatch, links_port(n->links));
 	n->appender = appender_new(n->loop, bus, &events);
 	if (c->audience)
 		mqtt.token.audience = c->audience;
@@ -392,20 +413,23 @@ static void on_backend_open(void *arg, struct bus *bus)
 
 static void on_link_up(void *arg, const struct id128 *peer)
 {
-	(void)arg;
-	(void)peer;
+	struct node *n = arg;
+
+	dispatch_on_peer_up(n->dispatch, peer);
 }
 
 static void on_link_down(void *arg, const struct id128 *peer)
 {
-	(void)arg;
-	(void)peer;
+	struct node *n = arg;
+
+	dispatch_on_peer_down(n->dispatch, peer);
 }
 
 static void on_link_room(void *arg, const struct id128 *peer)
 {
-	(void)arg;
-	(void)peer;
+	struct node *n = arg;
+
+	dispatch_on_peer_room(n->dispatch, peer);
 }
 
 /* Who is not ready for it hears of it by a look. */
@@ -423,6 +447,8 @@ static void on_link_message(void *arg, const struct id128 *peer, const struct pe
 
 	if (m->type == PEER_STORED)
 		on_hint(n, peer, m);
+	else
+		dispatch_on_peer_message(n->dispatch, peer, m);
 }
 
 static void on_stranger(void *arg)
@@ -575,6 +601,8 @@ static void node_release(struct node *n)
 	listener_free(n->insecure);
 	listener_free(n->listener);
 	conn_table_free(n->conns);
+	if (n->dispatch)
+		dispatch_set_port(n->dispatch, NULL);
 	links_free(n->links);
 	n->links = NULL; /* the backend's last answers must find none */
 	backend_free(n->backend);

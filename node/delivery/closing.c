@@ -17,6 +17,8 @@ struct closing {
 	LIST_ENTRY(closing) link; /* in dispatch.closings */
 	struct dispatch *dispatch;
 	bool release_next; /* IDLE first, then RELEASE */
+	enum bus_sub_kind kind;
+	char *name; /* of a share: others are told when it is free; or NULL */
 };
 
 static void closing_send(void *arg)
@@ -31,8 +33,21 @@ static void closing_end(struct closing *c)
 	struct dispatch *d = c->dispatch;
 
 	LIST_REMOVE(c, link);
+	free(c->name);
 	free(c);
 	dispatch_drain_check(d);
+}
+
+/* It is free: whoever has consumers for it may claim it at once. */
+static void tell_released(const struct closing *c)
+{
+	struct peer_message m = {
+	        .type = PEER_RELEASED, .tenant_id = c->req.tenant_id, .kind = c->kind};
+
+	if (!c->name || c->req.verb != BUS_CHANGE_RELEASE)
+		return;
+	m.name = slice_str(c->name);
+	peer_send_all(c->dispatch, &m);
 }
 
 static void on_change(struct bus_change *req)
@@ -52,6 +67,7 @@ static void on_change(struct bus_change *req)
 			closing_send(c);
 			return;
 		}
+		tell_released(c);
 		break;
 	case SQL_LOST: /* somebody else has it: it is theirs to see off */
 		break;
@@ -88,6 +104,9 @@ void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s, u
 	c->req.tenant_id = s->space->tenant_id;
 	c->req.subscription_id = s->id;
 	c->req.epoch = s->epoch;
+	c->kind = s->kind;
+	if (s->kind != BUS_SUB_SESSION && d->n_peers)
+		c->name = xstrdup(s->name);
 	closing_send(c);
 }
 
@@ -110,6 +129,7 @@ void closing_release_all(struct dispatch *d)
 
 	while ((c = LIST_FIRST(&d->closings))) {
 		LIST_REMOVE(c, link);
+		free(c->name);
 		free(c);
 	}
 }

@@ -4,7 +4,8 @@
  *     dispatch ─┬─ space (a tenant on this node) ─┬─ trie: filter -> subscription
  *               │                                 ├─ partition: tail, catch-up reads
  *               │                                 ├─ session: one client id, connected or not
- *               │                                 └─ share: a subscription with many consumers
+ *               │                                 └─ share: a subscription with many consumers,
+ *               │                                    here and on other nodes (remote, away)
  *               ├─ cache: batches of all partitions, one budget
  *               └─ committer: cursors to the bus
  *
@@ -19,16 +20,19 @@
 #include "node/delivery/feed.h"
 #include "node/delivery/session.h"
 #include "node/net/later.h"
+#include "node/peer/peer.h"
 #include "tenancy/trie.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/queue.h>
 
+struct away;
 struct closing;
 struct op;
 struct partition;
 struct place;
+struct remote;
 struct space;
 struct subscription;
 
@@ -97,6 +101,7 @@ enum subscription_state {
 	SUBSCRIPTION_UNCLAIMED, /* durable and not ours (yet, or since the last generation) */
 	SUBSCRIPTION_CLAIMING,  /* a claim is under way */
 	SUBSCRIPTION_ACTIVE,    /* ours; or ephemeral */
+	SUBSCRIPTION_AWAY,      /* share: another node owns it and sends us events, or will */
 	SUBSCRIPTION_DEAD,      /* gone: freed when the last request comes back */
 };
 
@@ -114,9 +119,10 @@ struct subscription {
 	size_t n_filters;
 	struct place *places; /* one per partition; NULL until the first filter */
 
-	struct consumer **consumers; /* sessions with a started connection */
+	struct consumer **consumers; /* started sessions, remotes that have such */
 	size_t n_consumers;
-	size_t turn; /* round robin */
+	size_t turn;     /* round robin */
+	uint32_t served; /* events given in this turn */
 
 	/* session kind */
 	struct session *session;
@@ -125,7 +131,14 @@ struct subscription {
 	uint32_t expiry_s; /* kept so long after its last member: the longest of theirs */
 	enum session_start_at start;
 	uint64_t start_value;
-	struct op_list waiting; /* who waits for it to become active */
+	struct op_list waiting; /* who waits for it to become active, or attached */
+	bool claim_due;         /* it will be claimed after a pause */
+	struct away *away;      /* another node owns it; see away.c */
+	uint64_t held_epoch;    /* what its feeds hold was delivered under this one */
+	LIST_HEAD(, remote) remotes;
+	uint32_t n_awaited; /* of them have not told what they have in flight: it waits */
+	uint64_t await_until_ms;
+	bool yielding; /* the node is leaving: nothing more is delivered */
 
 	uint64_t mark; /* the event last matched, and how */
 	struct match match;
@@ -167,6 +180,7 @@ struct space {
 	struct partition **partitions; /* [n_partitions]; NULL = not tracked */
 	struct map sessions;           /* subject NUL client_id -> session */
 	struct map shares;             /* NAME/FILTER -> subscription */
+	struct map share_ids;          /* subscription_id -> the same, as far as known */
 	uint32_t requests; /* bus requests and closing objects that hold a pointer to it */
 };
 
@@ -196,9 +210,16 @@ struct dispatch {
 	uint32_t looks;                /* requests for heads under way */
 	bool look_again;               /* something was stored since they were sent */
 	LIST_HEAD(, closing) closings; /* rows being released or deleted */
-	bool draining;                 /* nothing new is claimed or delivered */
-	bool released;                 /* draining: every subscription was let go */
-	bool freeing;                  /* the bus is not asked any more */
+	const struct peer_port *port;  /* NULL = there are no links to other nodes */
+	struct id128 *peers;           /* that are up */
+	size_t n_peers;
+	bool leaving;         /* shares go to other nodes; none is claimed */
+	uint64_t leave_by_ms; /* what is in flight is waited for until then */
+	void (*left)(void *arg);
+	void *left_arg;
+	bool draining; /* nothing new is claimed or delivered */
+	bool released; /* draining: every subscription was let go */
+	bool freeing;  /* the bus is not asked any more */
 	void (*drained)(void *arg);
 	void *drained_arg;
 };
@@ -243,9 +264,13 @@ void subscription_wake(struct subscription *s); /* a consumer is there: catch up
 void subscription_pump(struct subscription *s);
 void subscription_park(struct subscription *s, struct consumer *gone);
 void subscription_add_consumer(struct subscription *s, struct consumer *c);
-void subscription_reclaim(struct subscription *s); /* after a new generation */
-void subscription_doubt(struct subscription *s);   /* what is stored is not known: claim anew */
-void subscription_lost(struct subscription *s);    /* a fence did not match: it is not ours */
+void subscription_remove_consumer(struct subscription *s, const struct consumer *c);
+struct consumer *subscription_pick(struct subscription *s); /* whose turn it is; NULL = no room */
+void subscription_make_places(struct subscription *s);
+void subscription_forget_held(struct subscription *s); /* what was in flight is no more */
+void subscription_reclaim(struct subscription *s);     /* after a new generation */
+void subscription_doubt(struct subscription *s);       /* what is stored is not known: claim anew */
+void subscription_lost(struct subscription *s);        /* a fence did not match: it is not ours */
 
 bool place_wants(struct place *pl); /* ours, lags, has a consumer, and room */
 void place_lag(struct place *pl, uint64_t next_seq, bool blocked);
@@ -255,6 +280,11 @@ uint64_t place_matched_through(const struct place *pl);
 bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct batch *b,
                  const struct match *m);
 void place_settle(struct place *pl, uint64_t seq);
+void place_return(struct place *pl, struct feed_entry *e); /* in flight no more: send it again */
+/* What c is sent of an event that matched as m says; *own is where its own options go. */
+void place_outgoing(const struct place *pl, const struct session *c, const struct event *ev,
+                    struct batch *b, const struct match *m, struct match *own,
+                    struct outgoing *out);
 /* Events [from, to) are gone: it does not wait for them. */
 void place_skip(struct place *pl, uint64_t from, uint64_t to);
 
@@ -276,9 +306,86 @@ int filters_decode(struct subscription *s, struct slice json);
 /* share.c */
 struct subscription *share_get(struct space *sp, const struct filter *f, uint32_t expiry_s,
                                enum session_start_at start, uint64_t start_value);
-bool share_wait(struct subscription *share, struct op *op); /* false = active already */
+/* False = its events can come already. */
+bool share_wait(struct subscription *share, struct op *op);
 void share_claim(struct subscription *share);
+void share_claim_later(struct subscription *share, uint32_t ms);
+void share_flows(struct subscription *share); /* who waited is told */
 void share_leave(struct subscription *share, struct session *s);
+void share_set_id(struct subscription *share, uint64_t id);
+struct subscription *share_find(struct dispatch *d, uint32_t tenant_id, enum bus_sub_kind kind,
+                                struct slice name);
+struct subscription *share_find_id(struct dispatch *d, uint32_t tenant_id, uint64_t id);
+/* Nobody here consumes it any more, and nobody elsewhere through us: see it off. lost: a link was,
+ * and who was behind it may be back. */
+void share_end_if_unused(struct subscription *share, bool lost);
+void share_each(struct dispatch *d, void (*fn)(struct subscription *, const void *),
+                const void *arg); /* fn may end the one it is called with */
+
+/* remote.c: the owner's side of consumers on another node */
+struct remote {
+	struct consumer consumer; /* first: remote_of() */
+	LIST_ENTRY(remote) link;  /* on sub->remotes */
+	struct subscription *sub;
+	struct id128 peer;
+	bool attached;    /* it has members; else it may still have something in flight */
+	bool awaited;     /* asked what it has in flight, and has not told */
+	bool flying;      /* it had something in flight before it was attached */
+	bool blocked;     /* its link takes no more until it says so */
+	uint16_t round;   /* packet_id of the entries it was sent, or told of, since it was asked */
+	uint32_t workers; /* its consumers; > 0 = it is among sub->consumers */
+	uint32_t credit;  /* deliveries that have room there */
+};
+
+static inline struct remote *remote_of(struct consumer *c)
+{
+	return (struct remote *)c;
+}
+
+struct remote *remote_get(struct subscription *s, const struct id128 *peer); /* finds or makes */
+struct remote *remote_find(const struct subscription *s, const struct id128 *peer);
+void remote_free(struct remote *r);   /* what it had in flight is returned */
+void remote_detach(struct remote *r); /* nothing more is sent to it */
+/* Ownership goes or pauses: those that consume it are told to look for another owner. */
+void remotes_dismiss(struct subscription *s);
+void remotes_release(struct subscription *s); /* it is not ours: what they have is theirs to tell */
+bool remotes_attached(const struct subscription *s);
+bool remote_can_begin(const struct remote *r);
+/* False = its link is full. e: its entry if it waited. */
+bool remote_deliver(struct place *pl, struct remote *r, uint64_t seq, struct batch *b,
+                    struct feed_entry *e);
+void remote_on_message(struct dispatch *d, const struct id128 *peer, const struct peer_message *m);
+void remote_on_held(struct subscription *s, const struct id128 *peer, const struct peer_message *m);
+
+/* away.c: the side of the node whose sessions consume what another node owns */
+void away_begin(struct subscription *s, const struct id128 *owner); /* zero = not known */
+void away_end(struct subscription *s);                              /* ours now, or going */
+void away_leave(struct subscription *s); /* its last member went: tell the owner */
+bool away_attached(const struct subscription *s);
+void away_attach(struct subscription *s);
+void away_detach(struct subscription *s); /* from its owner, whoever that was */
+void away_lost(struct subscription *s);   /* the same, and look for another */
+void away_pump(struct subscription *s);   /* consumers, or their room, may have changed */
+void away_settled(struct place *pl, uint64_t seq);
+void away_park(struct subscription *s, const struct consumer *gone);
+void away_room(struct subscription *s); /* its link takes more again */
+void away_sweep(struct subscription *s);
+void away_on_message(struct dispatch *d, const struct id128 *peer, const struct peer_message *m);
+bool away_is_from(const struct subscription *s, const struct id128 *owner);
+/* Tell a node what is in flight here, and what was settled lately. s NULL: nothing. False = not all
+ * of it could be sent. */
+bool away_tell_held(struct dispatch *d, const struct id128 *to, const struct peer_message *asked,
+                    struct subscription *s);
+
+/* handover.c: from one owner to the next */
+void handover_begin(struct subscription *s, bool created); /* just claimed */
+void handover_heard(struct remote *r);                     /* it told all, or is gone */
+
+/* peers.c */
+bool peer_send(struct dispatch *d, const struct id128 *to, const struct peer_message *m);
+void peer_send_all(struct dispatch *d, const struct peer_message *m);
+bool peer_is_up(const struct dispatch *d, const struct id128 *peer);
+struct peer_message share_message(const struct subscription *s, enum peer_type type);
 
 /* closing.c: see a row off: let go of it, or delete it, however long the database takes. */
 void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s, uint32_t idle_s);

@@ -83,6 +83,8 @@ static void resume_one(struct subscription *s)
 {
 	if (s->state == SUBSCRIPTION_UNCLAIMED)
 		subscription_reclaim(s);
+	else if (s->state == SUBSCRIPTION_AWAY)
+		share_claim(s);
 	else
 		subscription_wake(s);
 }
@@ -160,11 +162,18 @@ static void mark_behind(struct dispatch *d)
 		mark_if_behind(s);
 }
 
+static void sweep_one(struct subscription *share, const void *arg)
+{
+	(void)arg;
+	away_sweep(share);
+}
+
 static void on_sweep(void *arg)
 {
 	struct dispatch *d = arg;
 	struct bus_expire *req;
 
+	share_each(d, sweep_one, NULL);
 	if (!d->up || d->draining)
 		return;
 	mark_behind(d);
@@ -176,6 +185,12 @@ static void on_sweep(void *arg)
 
 /* ---- drain -------------------------------------------------------------------------------------
  */
+
+static void end_share(struct subscription *share, const void *arg)
+{
+	(void)arg;
+	share_end_if_unused(share, true);
+}
 
 static void release_all(struct dispatch *d)
 {
@@ -192,6 +207,7 @@ static void release_all(struct dispatch *d)
 		sp->requests--;
 		space_free_if_unused(sp);
 	}
+	share_each(d, end_share, NULL); /* those that only others had consumers for */
 }
 
 void dispatch_drain_check(struct dispatch *d)
@@ -272,6 +288,7 @@ void dispatch_free(struct dispatch *d)
 	trie_cache_free(d->trie_cache);
 	map_release(&d->spaces);
 	map_release(&d->opens);
+	free(d->peers);
 	free(d);
 }
 

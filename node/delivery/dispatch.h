@@ -7,6 +7,7 @@
 #include "cluster/batch.h"
 #include "cluster/bus.h"
 #include "node/net/loop.h"
+#include "node/peer/peer.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,6 +25,7 @@ struct dispatch_settings {
 struct dispatch_stats {
 	uint64_t delivered;      /* PUBLISH packets handed to connections */
 	uint64_t settled;        /* deliveries acknowledged */
+	uint64_t forwarded;      /* deliveries sent to other nodes, whose consumers they are for */
 	uint64_t expired;        /* events whose message expiry passed before delivery */
 	uint64_t catch_up_reads; /* journal reads */
 	uint64_t cursor_commits; /* transactions */
@@ -46,6 +48,18 @@ void dispatch_on_taken(struct dispatch *d);
 /* Another node has committed events up to these heads. False = not now: look at the heads instead.
  */
 bool dispatch_hinted(struct dispatch *d, const struct bus_head *heads, size_t n);
+
+/* Links to other nodes: before the loop runs, and for as long as dispatch lives. What the links
+ * tell of OWNER .. DETACH (node/peer/peer.h) comes here. */
+void dispatch_set_port(struct dispatch *d, const struct peer_port *port);
+void dispatch_on_peer_up(struct dispatch *d, const struct id128 *peer);
+void dispatch_on_peer_down(struct dispatch *d, const struct id128 *peer);
+void dispatch_on_peer_room(struct dispatch *d, const struct id128 *peer);
+void dispatch_on_peer_message(struct dispatch *d, const struct id128 *peer,
+                              const struct peer_message *m);
+/* Early in a shutdown: give what other nodes consume too into their hands, then call fn once. Takes
+ * a quarter of a second at most while the database answers. */
+void dispatch_leave(struct dispatch *d, void (*fn)(void *arg), void *arg);
 /* Shutdown: commit every cursor and release every subscription, then call fn once. */
 void dispatch_drain(struct dispatch *d, void (*fn)(void *arg), void *arg);
 void dispatch_get_stats(const struct dispatch *d, struct dispatch_stats *out);

@@ -173,6 +173,27 @@ static struct feed_entry *held_find(const struct feed *f, uint64_t seq)
 	return i < f->n_held && f->held[i].seq == seq ? &f->held[i] : NULL;
 }
 
+struct feed_entry *feed_held(struct feed *f, uint64_t seq)
+{
+	return held_find(f, seq);
+}
+
+struct feed_entry *feed_hold(struct feed *f, uint64_t seq, enum feed_state state)
+{
+	size_t i = held_index(f, seq);
+
+	if (i < f->n_held && f->held[i].seq == seq)
+		return NULL;
+	if (f->n_held == f->cap_held) {
+		f->cap_held = f->cap_held ? f->cap_held * 2 : FEED_FIRST;
+		f->held = xrealloc(f->held, f->cap_held * sizeof *f->held);
+	}
+	memmove(f->held + i + 1, f->held + i, (f->n_held - i) * sizeof *f->held);
+	f->n_held++;
+	f->held[i] = (struct feed_entry){.seq = seq, .state = (uint8_t)state};
+	return &f->held[i];
+}
+
 static void held_drop(struct feed *f, size_t from, size_t to)
 {
 	if (from == to)
@@ -182,17 +203,35 @@ static void held_drop(struct feed *f, size_t from, size_t to)
 	if (!f->n_held) {
 		free(f->held);
 		f->held = NULL;
+		f->cap_held = 0;
 	}
+}
+
+void feed_unhold(struct feed *f, struct feed_entry *h)
+{
+	held_drop(f, (size_t)(h - f->held), (size_t)(h - f->held) + 1);
+}
+
+void feed_unhold_if(struct feed *f, bool (*fn)(void *, struct feed_entry *), void *arg)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < f->n_held; i++) {
+		if (!fn(arg, &f->held[i]))
+			f->held[n++] = f->held[i];
+	}
+	held_drop(f, n, f->n_held);
 }
 
 bool feed_done_held(struct feed *f, uint64_t seq)
 {
 	struct feed_entry *h = held_find(f, seq);
 
-	if (!h)
+	if (!h || h->state == FEED_DONE)
 		return false;
-	held_drop(f, (size_t)(h - f->held), (size_t)(h - f->held) + 1);
-	ranges_add(&f->ahead, seq, seq);
+	h->state = FEED_DONE;
+	h->holder = NULL;
+	h->packet_id = 0;
 	return true;
 }
 
@@ -218,6 +257,8 @@ enum feed_known feed_recall(struct feed *f, uint64_t seq, uint64_t stamp, struct
 		*stale = was;
 		return FEED_NEW;
 	}
+	if (was.state == FEED_DONE)
+		return FEED_OLD;
 	e = feed_push(f, seq, (enum feed_state)was.state);
 	e->stamp = was.stamp;
 	e->holder = was.holder;
@@ -254,6 +295,10 @@ static void ranges_of_done(const struct feed *f, uint64_t matched_through, struc
 			                   : matched_through + 1,
 			           f->ahead.items[i].last);
 	}
+	for (size_t i = 0; i < f->n_held; i++) {
+		if (f->held[i].state == FEED_DONE && f->held[i].seq > matched_through)
+			ranges_add(out, f->held[i].seq, f->held[i].seq);
+	}
 }
 
 void feed_encode_ahead(const struct feed *f, uint64_t matched_through, size_t max_bytes,
@@ -266,12 +311,18 @@ void feed_encode_ahead(const struct feed *f, uint64_t matched_through, size_t ma
 	ranges_release(&done);
 }
 
-static size_t count_in_flight(const struct feed *f)
+/* In flight, or settled and perhaps not committed yet. */
+static bool is_known(const struct feed_entry *e)
+{
+	return e->packet_id || (e->state == FEED_DONE && e->stamp);
+}
+
+static size_t count_known(const struct feed *f)
 {
 	size_t n = 0;
 
 	for (size_t i = 0; i < f->count; i++)
-		n += entry_at(f, i)->packet_id != 0;
+		n += is_known(entry_at(f, i));
 	return n;
 }
 
@@ -283,9 +334,9 @@ void feed_suspend(struct feed *f, uint64_t matched_through)
 	size_t n = 0;
 
 	ranges_of_done(f, matched_through, &done);
-	held = xcalloc(count_in_flight(f) + f->n_held, sizeof *held);
+	held = xcalloc(count_known(f) + f->n_held, sizeof *held);
 	for (size_t i = 0; i < f->count; i++) {
-		if (entry_at(f, i)->packet_id)
+		if (is_known(entry_at(f, i)))
 			held[n++] = *entry_at(f, i);
 	}
 	/* entries not passed since the last suspension come after all others */
@@ -293,7 +344,7 @@ void feed_suspend(struct feed *f, uint64_t matched_through)
 		held[n++] = f->held[i];
 	free(f->held);
 	f->held = n ? held : NULL;
-	f->n_held = n;
+	f->n_held = f->cap_held = n;
 	if (!n)
 		free(held);
 	ranges_release(&f->ahead);
@@ -316,4 +367,17 @@ void feed_each_held_by(struct feed *f, const struct consumer *holder,
 		if (f->held[i].holder == holder)
 			fn(arg, &f->held[i]);
 	}
+}
+
+bool feed_in_flight(const struct feed *f)
+{
+	for (size_t i = 0; i < f->count; i++) {
+		if (entry_at(f, i)->packet_id)
+			return true;
+	}
+	for (size_t i = 0; i < f->n_held; i++) {
+		if (f->held[i].packet_id)
+			return true;
+	}
+	return false;
 }

@@ -37,7 +37,7 @@ struct feed_entry {
 /* What a new sequence number is to a feed that starts again from its cursor. */
 enum feed_known {
 	FEED_NEW,  /* deliver it */
-	FEED_OLD,  /* done ahead of the cursor: skip it */
+	FEED_OLD,  /* done ahead of the cursor, or while it was suspended: skip it */
 	FEED_HELD, /* was in flight: it is back in the feed as it was */
 };
 
@@ -55,8 +55,9 @@ struct feed {
 
 	/* after feed_suspend or a claim, until next_seq has passed them */
 	struct ranges ahead;     /* done ahead of the cursor */
-	struct feed_entry *held; /* in flight when it was suspended, ascending */
+	struct feed_entry *held; /* in flight when it was suspended, or done since; ascending */
 	size_t n_held;
+	size_t cap_held;
 
 	/* durable: the row in `cursors` as last committed */
 	uint64_t commit_no;
@@ -95,6 +96,14 @@ void feed_done(struct feed *f, struct feed_entry *e); /* e may be gone after thi
  * False when it is not held either. */
 bool feed_done_held(struct feed *f, uint64_t seq);
 
+/* What is known of seq though the feed has not come by it (again): NULL = nothing. */
+struct feed_entry *feed_held(struct feed *f, uint64_t seq);
+/* Know it: NULL when it is known already. Entries move with every call. */
+struct feed_entry *feed_hold(struct feed *f, uint64_t seq, enum feed_state state);
+void feed_unhold(struct feed *f, struct feed_entry *h);
+/* All for which fn says so. */
+void feed_unhold_if(struct feed *f, bool (*fn)(void *, struct feed_entry *), void *arg);
+
 /* Ask before matching seq in a feed that has `ahead` or `held`; stamp identifies the batch. A held
  * entry with another stamp is another event: *stale is set to it and seq is NEW. */
 enum feed_known feed_recall(struct feed *f, uint64_t seq, uint64_t stamp, struct feed_entry *stale);
@@ -112,6 +121,8 @@ void feed_encode_ahead(const struct feed *f, uint64_t matched_through, size_t ma
 /* A new generation, or the consumer went: forget the entries but for what is known (cursor, done
  * ahead, in flight); matching starts again behind the cursor. */
 void feed_suspend(struct feed *f, uint64_t matched_through);
+
+bool feed_in_flight(const struct feed *f); /* anything? */
 
 /* Walk the entries in flight to holder; fn may change packet_id and state through feed_set. */
 void feed_each_held_by(struct feed *f, const struct consumer *holder,

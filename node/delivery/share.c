@@ -1,5 +1,7 @@
-/* $share/NAME/FILTER: one subscription, many sessions that take turns. Its row is made by the first
- * member that comes and kept as long as the longest-lived of its members may be away. */
+/* $share/NAME/FILTER: one subscription, many sessions that take turns, here and on other nodes. Its
+ * row is made by the first member that comes and kept as long as the longest-lived of its members
+ * may be away. The node that has the row serves those of the others (remote.c), which have its
+ * events from there (away.c). */
 #include "node/delivery/delivery.h"
 
 #include "base/log.h"
@@ -9,6 +11,7 @@
 
 enum {
 	SHARE_PAUSE_MS = 100,
+	SHARE_LINK_GRACE_S = 60, /* kept for members whose node cannot be reached */
 	SHARE_PREFIX = sizeof "$share/" - 1,
 };
 
@@ -17,7 +20,7 @@ static const char *share_name(const struct filter *f)
 	return f->text + SHARE_PREFIX; /* NAME/FILTER */
 }
 
-static void wake_waiting(struct subscription *share)
+void share_flows(struct subscription *share)
 {
 	struct op *op;
 
@@ -41,7 +44,18 @@ struct share_claiming {
 
 static void claim_again(void *arg)
 {
-	share_claim(arg);
+	struct subscription *share = arg;
+
+	share->claim_due = false;
+	share_claim(share);
+}
+
+void share_claim_later(struct subscription *share, uint32_t ms)
+{
+	if (share->claim_due)
+		return;
+	share->claim_due = true;
+	dispatch_after(share->space->dispatch, ms, claim_again, share);
 }
 
 static void claiming_end(struct share_claiming *c, bool again)
@@ -49,13 +63,33 @@ static void claiming_end(struct share_claiming *c, bool again)
 	struct subscription *share = c->share;
 
 	if (again && share->state == SUBSCRIPTION_CLAIMING) {
-		share->state = SUBSCRIPTION_UNCLAIMED;
-		dispatch_after(share->space->dispatch, SHARE_PAUSE_MS, claim_again, share);
+		share->state = share->away ? SUBSCRIPTION_AWAY : SUBSCRIPTION_UNCLAIMED;
+		share_claim_later(share, SHARE_PAUSE_MS);
 	}
 	buf_release(&c->filters);
 	free(c->starts);
 	free(c);
 	subscription_unref(share);
+}
+
+/* A live node has it: our consumers are served from there. */
+static void away_to(struct subscription *share, const struct bus_peer *holder)
+{
+	const struct peer_port *port = share->space->dispatch->port;
+
+	share->state = SUBSCRIPTION_AWAY;
+	away_begin(share, &holder->session_id);
+	if (!away_attached(share))
+		port->expect(port->self, holder);
+	share_end_if_unused(share, true); /* it was kept for others, who find it there */
+}
+
+/* It is ours, of a generation that is over: nobody else came between. */
+static void claimed_unseen(struct subscription *share, uint64_t epoch)
+{
+	share->held_epoch = epoch;
+	if (share->epoch)
+		share->epoch = epoch;
 }
 
 static void on_claim(struct bus_claim *req)
@@ -70,10 +104,15 @@ static void on_claim(struct bus_claim *req)
 		subscription_claimed(share, req);
 	else if (req->outcome == SQL_OK && share->state == SUBSCRIPTION_DEAD)
 		closing_claimed(d, req);
+	else if (req->outcome == SQL_OK && req->epoch == share->held_epoch + 1)
+		claimed_unseen(share, req->epoch);
+	else if (req->outcome == SQL_LOST && share->state == SUBSCRIPTION_CLAIMING && d->port &&
+	         req->holder.addr[0])
+		away_to(share, &req->holder);
 	d->bus->ops->claim_release(d->bus, req);
 	if (taken) {
 		subscription_wake(share);
-		wake_waiting(share);
+		share_flows(share);
 	}
 	claiming_end(c, !taken);
 }
@@ -113,8 +152,11 @@ void share_claim(struct subscription *share)
 	const struct dispatch *d = share->space->dispatch;
 	struct share_claiming *c;
 
-	if (share->state != SUBSCRIPTION_UNCLAIMED || d->draining || !d->up)
+	if (d->draining || d->leaving || !d->up)
 		return; /* when the bus is up again it is asked to */
+	if (share->state != SUBSCRIPTION_UNCLAIMED &&
+	    !(share->state == SUBSCRIPTION_AWAY && !away_attached(share)))
+		return;
 	c = xcalloc(1, sizeof *c);
 	c->share = share;
 	share->state = SUBSCRIPTION_CLAIMING;
@@ -151,7 +193,7 @@ struct subscription *share_get(struct space *sp, const struct filter *f, uint32_
 
 bool share_wait(struct subscription *share, struct op *op)
 {
-	if (share->state == SUBSCRIPTION_ACTIVE)
+	if (share->state == SUBSCRIPTION_ACTIVE || away_attached(share))
 		return false;
 	op->waiting = share;
 	TAILQ_INSERT_TAIL(&share->waiting, op, waits_link);
@@ -164,8 +206,70 @@ void share_leave(struct subscription *share, struct session *s)
 	subscription_park(share, &s->consumer);
 	if (--share->members)
 		return;
-	wake_waiting(share); /* whoever waits for it is leaving too */
-	map_del(&share->space->shares, share->name, strlen(share->name));
-	closing_start(share, share->expiry_s == 0, share->expiry_s, 0);
+	share_flows(share); /* whoever waits for it is leaving too */
+	share_end_if_unused(share, false);
+}
+
+void share_end_if_unused(struct subscription *share, bool lost)
+{
+	struct space *sp = share->space;
+	uint32_t expiry_s = share->expiry_s;
+
+	if (share->members || (remotes_attached(share) && !sp->dispatch->freeing))
+		return;
+	away_leave(share);
+	if (lost && expiry_s < SHARE_LINK_GRACE_S)
+		expiry_s = SHARE_LINK_GRACE_S;
+	map_del(&sp->shares, share->name, strlen(share->name));
+	closing_start(share, expiry_s == 0, expiry_s, 0);
+	share_set_id(share, 0);
 	subscription_kill(share);
+}
+
+/* ---- finding them ------------------------------------------------------------------------------
+ */
+
+void share_set_id(struct subscription *share, uint64_t id)
+{
+	struct map *ids = &share->space->share_ids;
+
+	if (share->id && map_get_u64(ids, share->id) == share)
+		map_del(ids, &share->id, sizeof share->id);
+	share->id = id;
+	if (id)
+		map_put(ids, &share->id, sizeof share->id, share);
+}
+
+struct subscription *share_find(struct dispatch *d, uint32_t tenant_id, enum bus_sub_kind kind,
+                                struct slice name)
+{
+	const struct space *sp = map_get(&d->spaces, &tenant_id, sizeof tenant_id);
+	struct subscription *share = sp ? map_get(&sp->shares, name.p, name.n) : NULL;
+
+	return share && share->kind == kind ? share : NULL;
+}
+
+struct subscription *share_find_id(struct dispatch *d, uint32_t tenant_id, uint64_t id)
+{
+	const struct space *sp = map_get(&d->spaces, &tenant_id, sizeof tenant_id);
+
+	return sp ? map_get_u64(&sp->share_ids, id) : NULL;
+}
+
+void share_each(struct dispatch *d, void (*fn)(struct subscription *, const void *),
+                const void *arg)
+{
+	struct space *sp;
+	size_t at = 0;
+
+	while ((sp = map_next(&d->spaces, &at))) {
+		struct subscription *share;
+		size_t share_at = 0;
+
+		sp->requests++; /* it may go with its last share: not under our feet */
+		while ((share = map_next(&sp->shares, &share_at)))
+			fn(share, arg);
+		sp->requests--;
+		space_free_if_unused(sp);
+	}
 }

@@ -16,6 +16,7 @@ struct space *space_new(struct dispatch *d, uint32_t tenant_id, uint32_t n_parti
 	sp->partitions = xcalloc(sp->n_partitions, sizeof *sp->partitions);
 	map_init(&sp->sessions);
 	map_init(&sp->shares);
+	map_init(&sp->share_ids);
 	map_put(&d->spaces, &sp->tenant_id, sizeof sp->tenant_id, sp);
 	return sp;
 }
@@ -26,6 +27,7 @@ static void space_free(struct space *sp)
 	trie_free(sp->trie);
 	map_release(&sp->sessions);
 	map_release(&sp->shares);
+	map_release(&sp->share_ids);
 	free(sp->partitions);
 	free(sp);
 }

@@ -232,7 +232,7 @@ static bool stage_apply(struct op *op)
 	return false;
 }
 
-/* Another node goes on serving the share: without links between nodes it cannot be joined here. */
+/* Another node goes on serving the share and cannot be reached from here. */
 static void join_gave_up(void *arg)
 {
 	struct op *op = arg;
@@ -245,7 +245,8 @@ static void join_gave_up(void *arg)
 	remove_one(op->session, want);
 	want->reason = MQTT_REASON_IMPLEMENTATION_ERROR;
 	op->text =
-	        "another node serves this shared subscription: connect there, or try again later";
+	        "another node serves this shared subscription and cannot be reached from this one: "
+	        "connect there, or try again later";
 	op_step(op);
 }
 

@@ -38,13 +38,18 @@ static bool match_again(const struct place *pl, uint64_t seq, const struct event
 /* ---- delivering --------------------------------------------------------------------------------
  */
 
-static struct consumer *pick_consumer(struct subscription *s)
+/* Who is next: a remote has its turn as often as it has consumers. */
+struct consumer *subscription_pick(struct subscription *s)
 {
-	for (size_t i = 0; i < s->n_consumers; i++) {
-		struct consumer *c = s->consumers[s->turn++ % s->n_consumers];
+	for (size_t i = 0; i <= s->n_consumers && s->n_consumers; i++) {
+		struct consumer *c = s->consumers[s->turn % s->n_consumers];
 
-		if (consumer_can_begin(c))
+		if (s->served < consumer_weight(c) && consumer_can_begin(c)) {
+			s->served++;
 			return c;
+		}
+		s->turn++;
+		s->served = 0;
 	}
 	return NULL;
 }
@@ -67,6 +72,24 @@ static void settle_unsent(struct place *pl, struct feed_entry *e)
 	place_settle(pl, e->seq);
 }
 
+void place_outgoing(const struct place *pl, const struct session *c, const struct event *ev,
+                    struct batch *b, const struct match *m, struct match *own, struct outgoing *out)
+{
+	if (pl->sub->kind == BUS_SUB_SHARE) { /* each member has options of its own */
+		match_clear(own);
+		match_add(own, session_share_filter(c, pl->sub));
+		m = own;
+	}
+	*out = (struct outgoing){
+	        .ev = ev,
+	        .owner = b,
+	        .qos = m->qos < ev->qos ? m->qos : ev->qos,
+	        .subscription_ids = m->ids,
+	        .n_subscription_ids = m->n_ids,
+	        .expiry_s = remaining_s(ev),
+	};
+}
+
 /* Send one event to a session; e is its entry if it waited. What began on an earlier connection,
  * and so has a packet id, is sent again whatever became of its filter and its expiry [MQTT-4.4.0-1,
  * MQTT-3.10.4-3]. The last thing done with e: the connection may settle it at once. */
@@ -76,22 +99,15 @@ static void send_to_session(struct place *pl, struct session *c, uint64_t seq,
 {
 	bool begun = e && e->packet_id;
 	struct match own;
-	struct outgoing out = {.ev = ev, .owner = b, .expiry_s = remaining_s(ev)};
 	struct gap gap = pl->gap;
+	struct outgoing out;
 
+	place_outgoing(pl, c, ev, b, m, &own, &out);
 	if (gap.to)
 		out.gap = &gap;
 	pl->gap.to = 0;
-	if (pl->sub->kind == BUS_SUB_SHARE) { /* each member has options of its own */
-		match_clear(&own);
-		match_add(&own, session_share_filter(c, pl->sub));
-		m = &own;
-	}
-	out.qos = m->qos < ev->qos ? m->qos : ev->qos;
 	if (begun)
 		out.qos = 1;
-	out.subscription_ids = m->ids;
-	out.n_subscription_ids = m->n_ids;
 	pl->partition->space->dispatch->stats.delivered++;
 	if (!out.qos) {
 		session_send(c, &out);
@@ -111,8 +127,9 @@ static void send_to_session(struct place *pl, struct session *c, uint64_t seq,
 	session_send(c, &out);
 }
 
-/* One event to a consumer that can take it; e is its entry if it waited. */
-static void deliver(struct place *pl, struct consumer *c, uint64_t seq, const struct event *ev,
+/* One event to a consumer that can take it; e is its entry if it waited. False = its link turned
+ * out to be full. */
+static bool deliver(struct place *pl, struct consumer *c, uint64_t seq, const struct event *ev,
                     struct batch *b, const struct match *m, struct feed_entry *e)
 {
 	bool begun = e && e->packet_id;
@@ -121,9 +138,12 @@ static void deliver(struct place *pl, struct consumer *c, uint64_t seq, const st
 		pl->partition->space->dispatch->stats.expired++;
 		if (e)
 			place_settle(pl, seq);
-		return;
+		return true;
 	}
+	if (c->kind == CONSUMER_REMOTE)
+		return remote_deliver(pl, remote_of(c), seq, b, e);
 	send_to_session(pl, session_of(c), seq, ev, b, m, e);
+	return true;
 }
 
 bool place_wants(struct place *pl)
@@ -131,7 +151,8 @@ bool place_wants(struct place *pl)
 	struct subscription *s = pl->sub;
 
 	return s->state == SUBSCRIPTION_ACTIVE && s->n_consumers && !pl->feed.live &&
-	       pl->feed.next_seq && feed_has_room(&pl->feed) && !s->space->dispatch->draining;
+	       pl->feed.next_seq && feed_has_room(&pl->feed) && !s->n_awaited && !s->yielding &&
+	       !s->space->dispatch->draining;
 }
 
 uint64_t place_matched_through(const struct place *pl)
@@ -153,7 +174,7 @@ static bool recall(struct place *pl, uint64_t seq, uint64_t stamp)
 	case FEED_NEW:
 		break;
 	}
-	if (stale.packet_id)
+	if (stale.packet_id && stale.holder->kind == CONSUMER_SESSION)
 		session_void_packet_id(session_of(stale.holder), stale.packet_id);
 	return false;
 }
@@ -167,17 +188,23 @@ bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct 
 		return false;
 	if (feed_recalls(&pl->feed) && recall(pl, seq, batch_stamp(b)))
 		return true;
-	if (!pl->feed.n_ready && (c = pick_consumer(pl->sub)))
-		deliver(pl, c, seq, ev, b, m, NULL);
-	else
-		feed_push(&pl->feed, seq, FEED_READY);
+	while (!pl->feed.n_ready && (c = subscription_pick(pl->sub))) {
+		if (deliver(pl, c, seq, ev, b, m, NULL))
+			return true;
+	}
+	feed_push(&pl->feed, seq, FEED_READY);
 	return true;
 }
 
 void place_settle(struct place *pl, uint64_t seq)
 {
-	struct feed_entry *e = feed_find(&pl->feed, seq);
+	struct feed_entry *e;
 
+	if (pl->sub->away) {
+		away_settled(pl, seq);
+		return;
+	}
+	e = feed_find(&pl->feed, seq);
 	if (e && e->state != FEED_DONE)
 		feed_done(&pl->feed, e);
 	else if (!e && !feed_done_held(&pl->feed, seq))
@@ -238,7 +265,7 @@ static bool pump_one(struct place *pl)
 	if (e->packet_id)
 		c = session_can_take(session_of(e->holder)) ? e->holder : NULL;
 	else
-		c = pick_consumer(pl->sub);
+		c = subscription_pick(pl->sub);
 	if (!c)
 		return false;
 	seq = e->seq;
@@ -257,7 +284,12 @@ static bool pump_one(struct place *pl)
 
 void subscription_pump(struct subscription *s)
 {
-	if (s->pumping || s->state != SUBSCRIPTION_ACTIVE || !s->places)
+	if (s->away) {
+		away_pump(s);
+		return;
+	}
+	if (s->pumping || s->state != SUBSCRIPTION_ACTIVE || !s->places || s->n_awaited ||
+	    s->yielding)
 		return;
 	s->pumping = true;
 	for (uint32_t i = 0; i < s->space->n_partitions; i++) {
@@ -279,7 +311,7 @@ void subscription_add_consumer(struct subscription *s, struct consumer *c)
 	s->consumers[s->n_consumers++] = c;
 }
 
-static void remove_consumer(struct subscription *s, const struct consumer *c)
+void subscription_remove_consumer(struct subscription *s, const struct consumer *c)
 {
 	for (size_t i = 0; i < s->n_consumers; i++) {
 		if (s->consumers[i] == c) {
@@ -289,24 +321,27 @@ static void remove_consumer(struct subscription *s, const struct consumer *c)
 	}
 }
 
-struct park {
-	struct place *pl;
-	bool keep_packet_id;
-};
-
-static void park_entry(void *arg, struct feed_entry *e)
+static void make_ready(void *arg, struct feed_entry *e)
 {
-	struct park *p = arg;
+	struct place *pl = arg;
 
-	if (!p->keep_packet_id) {
-		e->packet_id = 0;
-		e->holder = NULL;
-	}
 	/* an entry that is only held is not in the ring: its state is plain data */
-	if (feed_find(&p->pl->feed, e->seq) == e)
-		feed_set(&p->pl->feed, e, FEED_READY);
+	if (feed_find(&pl->feed, e->seq) == e)
+		feed_set(&pl->feed, e, FEED_READY);
 	else
 		e->state = FEED_READY;
+}
+
+void place_return(struct place *pl, struct feed_entry *e)
+{
+	e->packet_id = 0;
+	e->holder = NULL;
+	make_ready(pl, e);
+}
+
+static void return_entry(void *arg, struct feed_entry *e)
+{
+	place_return(arg, e);
 }
 
 /* A consumer is gone: what it had in flight is to be sent again: to itself under the same packet
@@ -315,13 +350,13 @@ void subscription_park(struct subscription *s, struct consumer *gone)
 {
 	bool keep = s->kind == BUS_SUB_SESSION;
 
-	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
-		struct park p = {.pl = &s->places[i], .keep_packet_id = keep};
-
-		feed_each_held_by(&s->places[i].feed, gone, park_entry, &p);
-	}
-	remove_consumer(s, gone);
-	if (s->n_consumers)
+	if (s->away)
+		away_park(s, gone);
+	for (uint32_t i = 0; !s->away && s->places && i < s->space->n_partitions; i++)
+		feed_each_held_by(&s->places[i].feed, gone, keep ? make_ready : return_entry,
+		                  &s->places[i]);
+	subscription_remove_consumer(s, gone);
+	if (s->n_consumers || s->away)
 		subscription_pump(s);
 }
 
@@ -335,7 +370,7 @@ void subscription_wake(struct subscription *s)
 /* ---- places ------------------------------------------------------------------------------------
  */
 
-static void make_places(struct subscription *s)
+void subscription_make_places(struct subscription *s)
 {
 	if (s->places)
 		return;
@@ -348,7 +383,7 @@ static void make_places(struct subscription *s)
 
 void subscription_begin(struct subscription *s, const uint64_t *starts)
 {
-	make_places(s);
+	subscription_make_places(s);
 	for (uint32_t i = 0; i < s->space->n_partitions; i++) {
 		feed_begin(&s->places[i].feed, starts[i] - 1, slice(NULL, 0));
 		s->places[i].feed.committed_through = starts[i] - 1;
@@ -362,7 +397,7 @@ void subscription_begin_at(struct subscription *s, const struct bus_cursor *curs
 
 	if (cursor->partition_id >= s->space->n_partitions)
 		return;
-	make_places(s);
+	subscription_make_places(s);
 	pl = &s->places[cursor->partition_id];
 	f = &pl->feed;
 	if (!was_ours || f->next_seq <= cursor->acked_through)
@@ -383,6 +418,8 @@ void subscription_stored(struct subscription *s)
 
 void subscription_suspend(struct subscription *s)
 {
+	if (s->away)
+		return;
 	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
 		struct place *pl = &s->places[i];
 
@@ -392,8 +429,25 @@ void subscription_suspend(struct subscription *s)
 		committer_forget(s->space->dispatch, pl);
 		pl->feed.committing = false;
 	}
-	if (s->durable && s->state == SUBSCRIPTION_ACTIVE)
+	if (s->durable && s->state == SUBSCRIPTION_ACTIVE) {
 		s->state = SUBSCRIPTION_UNCLAIMED;
+		s->held_epoch = s->epoch;
+	}
+	remotes_dismiss(s);
+}
+
+static bool forget_one(void *arg, struct feed_entry *e)
+{
+	(void)arg;
+	if (e->packet_id && e->holder->kind == CONSUMER_SESSION)
+		session_void_packet_id(session_of(e->holder), e->packet_id);
+	return true;
+}
+
+void subscription_forget_held(struct subscription *s)
+{
+	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++)
+		feed_unhold_if(&s->places[i].feed, forget_one, NULL);
 }
 
 /* ---- claims ------------------------------------------------------------------------------------
@@ -407,6 +461,14 @@ void subscription_claimed(struct subscription *s, const struct bus_claim *req)
 		s->durable = true;
 		TAILQ_INSERT_TAIL(&s->space->dispatch->durable, s, link);
 	}
+	if (s->kind != BUS_SUB_SESSION) {
+		away_end(s);
+		share_set_id(s, req->subscription_id);
+		/* under no other epoch between, or somebody changed it from outside: it was told to
+		 * begin elsewhere, perhaps */
+		if (s->held_epoch + 1 != req->epoch)
+			subscription_forget_held(s);
+	}
 	s->id = req->subscription_id;
 	s->epoch = req->epoch;
 	s->state = SUBSCRIPTION_ACTIVE;
@@ -415,6 +477,8 @@ void subscription_claimed(struct subscription *s, const struct bus_claim *req)
 	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++)
 		committer_mark(s->space->dispatch,
 		               &s->places[i]); /* settled while it was not ours */
+	if (s->kind != BUS_SUB_SESSION)
+		handover_begin(s, req->created);
 }
 
 struct reclaim {
@@ -495,8 +559,8 @@ void subscription_lost(struct subscription *s)
 		return;
 	}
 	/* a shared subscription: somebody changed it from outside; look at it afresh */
-	s->epoch = 0;
 	subscription_doubt(s);
+	s->epoch = 0;
 }
 
 /* ---- life --------------------------------------------------------------------------------------
@@ -511,6 +575,7 @@ struct subscription *subscription_new(struct space *sp, enum bus_sub_kind kind, 
 	s->name = name ? xstrdup(name) : NULL;
 	s->state = SUBSCRIPTION_ACTIVE;
 	TAILQ_INIT(&s->waiting);
+	LIST_INIT(&s->remotes);
 	sp->dispatch->stats.subscriptions++;
 	return s;
 }
@@ -542,6 +607,9 @@ void subscription_kill(struct subscription *s)
 {
 	struct dispatch *d = s->space->dispatch;
 
+	s->space->requests++; /* until it is freed */
+	away_end(s);
+	remotes_release(s);
 	assert(s->state != SUBSCRIPTION_DEAD && !s->n_consumers);
 	for (size_t i = 0; i < s->n_filters; i++) {
 		if (s->filters[i].text)
@@ -558,7 +626,6 @@ void subscription_kill(struct subscription *s)
 		TAILQ_REMOVE(&d->durable, s, link);
 	d->stats.subscriptions--;
 	s->state = SUBSCRIPTION_DEAD;
-	s->space->requests++;
 	s->requests++;
 	subscription_unref(s);
 }

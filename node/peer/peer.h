@@ -59,12 +59,12 @@ struct peer_delivery {
 struct peer_message {
 	enum peer_type type;
 
-	/* OWNER, RELEASED, ATTACH, ATTACHED, REFUSED, HELD: by name */
-	uint32_t tenant_id; /* these, and CREDIT, DELIVER, SETTLE, DETACH */
+	/* OWNER, RELEASED, ATTACH, ATTACHED, REFUSED, HELD, DETACH: by name */
+	uint32_t tenant_id; /* these, and CREDIT, DELIVER, SETTLE */
 	enum bus_sub_kind kind;
 	struct slice name;
 
-	/* OWNER, HELD, ATTACHED, CREDIT, DELIVER, SETTLE, DETACH: a stale epoch is refused */
+	/* OWNER, HELD, ATTACHED, CREDIT, DELIVER, SETTLE: a stale epoch is refused */
 	uint64_t subscription_id;
 	uint64_t epoch;
 

@@ -392,7 +392,7 @@ static const struct type {
         [PEER_CREDIT] = {"credit", TENANT | EPOCH | CONSUMERS | CREDIT},
         [PEER_DELIVER] = {"deliver", TENANT | EPOCH | DELIVERIES | EVENT},
         [PEER_SETTLE] = {"settle", TENANT | EPOCH | DELIVERIES},
-        [PEER_DETACH] = {"detach", TENANT | EPOCH},
+        [PEER_DETACH] = {"detach", TENANT | NAME},
 };
 enum { TYPES = sizeof types / sizeof types[0] };
 

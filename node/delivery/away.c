@@ -1,0 +1,610 @@
+/* A share that another node owns: this node's sessions are consumers there. We tell the owner how
+ * much room they have, it sends what is theirs, and hears what became of it.
+ *
+ * What is in flight here, and what was settled lately, is kept in the feeds of the share as held
+ * entries: whoever becomes the next owner is told of them, and should it be this node, its feeds
+ * recognise them when they come by. */
+#include "node/delivery/delivery.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+enum {
+	CREDIT_MAX =
+	        256, /* deliveries that one share may have room for: a slow node hoards nothing */
+	DONE_MAX = 1024, /* settled lately, per partition */
+	PAUSE_MS =
+	        100, /* until it is claimed, when its owner cannot be reached; doubled each time */
+	PAUSE_MAX_MS = 1000,
+};
+
+enum away_link {
+	AWAY_SEEKING,  /* the owner is not known or not linked */
+	AWAY_ASKED,    /* ATTACH is on its way */
+	AWAY_ATTACHED, /* the owner knows our consumers */
+};
+
+/* An event that nobody here had room for when it came. */
+struct arrival {
+	STAILQ_ENTRY(arrival) link;
+	struct place *place;
+	struct batch *batch;
+};
+
+struct away {
+	enum away_link link;
+	struct id128 owner; /* zero = not known */
+	uint32_t pause_ms;
+	uint32_t granted;              /* and not used yet */
+	uint32_t told;                 /* consumers, as the owner knows */
+	bool scheduled;                /* flush runs at the end of the turn */
+	struct peer_delivery *settled; /* not sent yet */
+	size_t n_settled;
+	size_t cap_settled;
+	STAILQ_HEAD(, arrival) arrivals; /* in the order they came */
+	uint32_t n_arrivals;
+	uint64_t *swept; /* by partition: events below it came before the last sweep */
+};
+
+/* ---- settling ----------------------------------------------------------------------------------
+ */
+
+static bool is_leaving(const struct subscription *s)
+{
+	return s->space->dispatch->leaving || s->space->dispatch->draining;
+}
+
+static bool send_settled(struct subscription *s)
+{
+	struct away *a = s->away;
+	struct peer_message m = share_message(s, PEER_SETTLE);
+	size_t sent = 0;
+
+	if (!a->n_settled)
+		return true;
+	m.epoch = s->held_epoch;
+	while (sent < a->n_settled) {
+		size_t left = a->n_settled - sent;
+
+		m.deliveries = a->settled + sent;
+		m.n_deliveries = left < PEER_DELIVERIES_MAX ? left : PEER_DELIVERIES_MAX;
+		if (!peer_send(s->space->dispatch, &a->owner, &m))
+			break;
+		sent += m.n_deliveries;
+	}
+	a->n_settled -= sent;
+	memmove(a->settled, a->settled + sent, a->n_settled * sizeof *a->settled);
+	return !a->n_settled;
+}
+
+/* How much more our consumers can take now. */
+static uint32_t room(const struct subscription *s)
+{
+	uint32_t n = 0;
+
+	for (size_t i = 0; i < s->n_consumers && n < CREDIT_MAX; i++) {
+		const struct session *c = session_of(s->consumers[i]);
+
+		if (session_can_begin(c))
+			n += (uint32_t)(c->receive_max - c->in_flight);
+	}
+	if (n > CREDIT_MAX)
+		n = CREDIT_MAX;
+	return n > s->away->n_arrivals ? n - s->away->n_arrivals : 0;
+}
+
+/* Topped up when half of it is used, so that a stream of events does not make a stream of these. */
+static void send_credit(struct subscription *s)
+{
+	struct away *a = s->away;
+	struct peer_message m = share_message(s, PEER_CREDIT);
+	uint32_t want = room(s);
+
+	m.epoch = s->held_epoch;
+	m.consumers = is_leaving(s) ? 0 : (uint32_t)s->n_consumers;
+	if (m.consumers && want > a->granted && a->granted <= want / 2)
+		m.credit = want - a->granted;
+	if (m.consumers == a->told && !m.credit)
+		return;
+	if (!peer_send(s->space->dispatch, &a->owner, &m))
+		return;
+	a->told = m.consumers;
+	a->granted = m.consumers ? a->granted + m.credit : 0;
+}
+
+static void flush(struct subscription *s)
+{
+	if (s->away->link == AWAY_ATTACHED && send_settled(s))
+		send_credit(s);
+}
+
+static void on_turn_end(void *arg)
+{
+	struct subscription *s = arg;
+
+	if (s->away && s->away->scheduled) {
+		s->away->scheduled = false;
+		flush(s);
+	}
+	subscription_unref(s);
+}
+
+static void schedule(struct subscription *s)
+{
+	if (s->away->scheduled || s->space->dispatch->freeing)
+		return;
+	s->away->scheduled = true;
+	s->requests++;
+	loop_defer(s->space->dispatch->loop, on_turn_end, s);
+}
+
+static void report(struct subscription *s, uint32_t partition, uint64_t seq, uint64_t stamp,
+                   enum peer_result result)
+{
+	struct away *a = s->away;
+
+	if (a->link != AWAY_ATTACHED)
+		return; /* the next owner is told when it asks */
+	if (a->n_settled == a->cap_settled) {
+		a->cap_settled = a->cap_settled ? a->cap_settled * 2 : 16;
+		a->settled = xrealloc(a->settled, a->cap_settled * sizeof *a->settled);
+	}
+	a->settled[a->n_settled++] = (struct peer_delivery){
+	        .partition_id = partition, .seq = seq, .stamp = stamp, .result = (uint8_t)result};
+	schedule(s);
+}
+
+struct aging {
+	size_t n; /* so many may go yet */
+};
+
+static bool is_aged(void *arg, struct feed_entry *e)
+{
+	struct aging *a = arg;
+
+	if (e->state != FEED_DONE || !a->n)
+		return false;
+	a->n--;
+	return true;
+}
+
+void away_settled(struct place *pl, uint64_t seq)
+{
+	struct subscription *s = pl->sub;
+	const struct feed_entry *e = feed_held(&pl->feed, seq);
+
+	if (!e || !feed_done_held(&pl->feed, seq))
+		return;
+	report(s, pl->partition->id, seq, e->stamp, PEER_ACKED);
+	if (pl->feed.n_held > DONE_MAX + CREDIT_MAX) /* the oldest half */
+		feed_unhold_if(&pl->feed, is_aged, &(struct aging){DONE_MAX / 2});
+}
+
+static bool is_below(void *arg, struct feed_entry *e)
+{
+	return e->state == FEED_DONE && e->seq < *(const uint64_t *)arg;
+}
+
+/* What came before the last sweep and is settled was written down by the owner long ago. */
+void away_sweep(struct subscription *s)
+{
+	for (uint32_t i = 0; s->away && i < s->space->n_partitions; i++) {
+		struct feed *f = &s->places[i].feed;
+
+		feed_unhold_if(f, is_below, &s->away->swept[i]);
+		s->away->swept[i] = f->n_held ? f->held[f->n_held - 1].seq + 1 : 0;
+	}
+}
+
+/* ---- what comes --------------------------------------------------------------------------------
+ */
+
+static void send_to(struct place *pl, struct session *c, const struct event *ev, struct batch *b)
+{
+	static const struct match nothing;
+	uint64_t seq = batch_base_seq(b);
+	struct feed_entry *e = feed_held(&pl->feed, seq);
+	struct match own;
+	struct outgoing out;
+
+	place_outgoing(pl, c, ev, b, &nothing, &own, &out);
+	pl->partition->space->dispatch->stats.delivered++;
+	if (!out.qos) {
+		session_send(c, &out);
+		away_settled(pl, seq);
+		return;
+	}
+	out.packet_id = session_take_packet_id(c, pl, seq);
+	e->packet_id = out.packet_id;
+	e->holder = &c->consumer;
+	e->state = FEED_SENT;
+	session_send(c, &out); /* the last thing done with e: it may be settled at once */
+}
+
+/* One event to whoever can take it; false = nobody. */
+static bool give(struct place *pl, struct batch *b)
+{
+	struct consumer *c;
+	struct event ev;
+
+	batch_event(b, 0, &ev);
+	if (ev.expires_ms && ev.expires_ms <= clock_wall_ms()) {
+		pl->partition->space->dispatch->stats.expired++;
+		away_settled(pl, batch_base_seq(b));
+		return true;
+	}
+	c = subscription_pick(pl->sub);
+	if (c)
+		send_to(pl, session_of(c), &ev, b);
+	return c != NULL;
+}
+
+static void arrival_end(struct away *a)
+{
+	struct arrival *at = STAILQ_FIRST(&a->arrivals);
+
+	STAILQ_REMOVE_HEAD(&a->arrivals, link);
+	a->n_arrivals--;
+	batch_unref(at->batch);
+	free(at);
+}
+
+static void give_back(struct subscription *s)
+{
+	struct arrival *at;
+
+	while ((at = STAILQ_FIRST(&s->away->arrivals))) {
+		uint64_t seq = batch_base_seq(at->batch);
+		struct feed_entry *e = feed_held(&at->place->feed, seq);
+
+		feed_unhold(&at->place->feed, e);
+		report(s, at->place->partition->id, seq, batch_stamp(at->batch), PEER_RETURNED);
+		arrival_end(s->away);
+	}
+}
+
+void away_pump(struct subscription *s)
+{
+	struct away *a = s->away;
+	struct arrival *at;
+
+	if (s->pumping)
+		return;
+	s->pumping = true;
+	while ((at = STAILQ_FIRST(&a->arrivals)) && give(at->place, at->batch))
+		arrival_end(a);
+	if (!s->n_consumers || is_leaving(s))
+		give_back(s);
+	s->pumping = false;
+	if (a->link == AWAY_ATTACHED)
+		schedule(s);
+}
+
+static void take(struct place *pl, struct batch *b, uint64_t stamp)
+{
+	struct away *a = pl->sub->away;
+	struct arrival *at;
+
+	batch_set_stamp(b, stamp);
+	feed_hold(&pl->feed, batch_base_seq(b), FEED_READY)->stamp = stamp;
+	if (!a->n_arrivals && give(pl, b)) {
+		batch_unref(b);
+		return;
+	}
+	at = xcalloc(1, sizeof *at);
+	at->place = pl;
+	at->batch = b;
+	STAILQ_INSERT_TAIL(&a->arrivals, at, link);
+	a->n_arrivals++;
+}
+
+/* Something of that number is here already. False = it was another event: it is forgotten. */
+static bool is_here(struct place *pl, const struct peer_delivery *pd)
+{
+	struct feed_entry *e = feed_held(&pl->feed, pd->seq);
+
+	if (!e)
+		return false;
+	if (e->stamp == pd->stamp) {
+		if (e->state == FEED_DONE)
+			report(pl->sub, pd->partition_id, pd->seq, pd->stamp, PEER_ACKED);
+		return true;
+	}
+	if (e->packet_id)
+		session_void_packet_id(session_of(e->holder), e->packet_id);
+	feed_unhold(&pl->feed, e);
+	return false;
+}
+
+static void on_deliver(struct subscription *s, const struct peer_message *m)
+{
+	const struct peer_delivery *pd = m->deliveries;
+	struct batch *b;
+	struct place *pl;
+	bool room_for_it;
+	struct err e;
+
+	if (m->n_deliveries != 1 || pd->partition_id >= s->space->n_partitions)
+		return;
+	pl = &s->places[pd->partition_id];
+	room_for_it = s->away->granted && s->n_consumers && !is_leaving(s);
+	if (s->away->granted)
+		s->away->granted--;
+	schedule(s);
+	if (is_here(pl, pd))
+		return;
+	if (!room_for_it) {
+		report(s, pd->partition_id, pd->seq, pd->stamp, PEER_RETURNED);
+		return;
+	}
+	b = batch_decode(s->space->tenant_id, pd->partition_id, pd->seq, 1, m->attributes, m->body,
+	                 &e);
+	if (!b) { /* it did not come from a journal: it stays with whoever made it up */
+		log_warn("away", "tenant=%u sub=%" PRIu64 " seq=%" PRIu64 " unreadable: %s",
+		         s->space->tenant_id, s->id, pd->seq, e.text);
+		return;
+	}
+	take(pl, b, pd->stamp);
+}
+
+/* ---- a consumer leaves -------------------------------------------------------------------------
+ */
+
+struct parting {
+	struct subscription *sub;
+	uint32_t partition;
+	const struct consumer *gone;
+};
+
+static bool part(void *arg, struct feed_entry *e)
+{
+	struct parting *p = arg;
+
+	if (e->holder != p->gone || !e->packet_id)
+		return false;
+	report(p->sub, p->partition, e->seq, e->stamp, PEER_RETURNED);
+	return true;
+}
+
+void away_park(struct subscription *s, const struct consumer *gone)
+{
+	for (uint32_t i = 0; i < s->space->n_partitions; i++) {
+		struct parting p = {s, i, gone};
+
+		feed_unhold_if(&s->places[i].feed, part, &p);
+	}
+}
+
+void away_leave(struct subscription *s)
+{
+	struct peer_message m = share_message(s, PEER_DETACH);
+	struct dispatch *d = s->space->dispatch;
+
+	if (!s->away || s->away->link == AWAY_SEEKING)
+		return;
+	give_back(s);
+	if (s->away->link == AWAY_ATTACHED)
+		send_settled(s);
+	else
+		away_tell_held(d, &s->away->owner, &m, s);
+	peer_send(d, &s->away->owner, &m);
+}
+
+/* ---- the owner ---------------------------------------------------------------------------------
+ */
+
+bool away_attached(const struct subscription *s)
+{
+	return s->away && s->away->link == AWAY_ATTACHED;
+}
+
+bool away_is_from(const struct subscription *s, const struct id128 *owner)
+{
+	return s->away && id128_eq(&s->away->owner, owner);
+}
+
+/* Not in flight here. */
+static bool is_waiting(void *arg, struct feed_entry *e)
+{
+	(void)arg;
+	return e->state == FEED_READY;
+}
+
+static void away_new(struct subscription *s)
+{
+	remotes_release(s);
+	subscription_make_places(s);
+	for (uint32_t i = 0; i < s->space->n_partitions; i++) {
+		feed_unhold_if(&s->places[i].feed, is_waiting, NULL);
+		ranges_release(&s->places[i].feed.ahead);
+	}
+	s->epoch = 0;
+	s->away = xcalloc(1, sizeof *s->away);
+	s->away->pause_ms = PAUSE_MS;
+	s->away->swept = xcalloc(s->space->n_partitions, sizeof *s->away->swept);
+	STAILQ_INIT(&s->away->arrivals);
+}
+
+void away_end(struct subscription *s)
+{
+	struct away *a = s->away;
+
+	if (!a)
+		return;
+	while (!STAILQ_EMPTY(&a->arrivals))
+		arrival_end(a);
+	free(a->settled);
+	free(a->swept);
+	free(a);
+	s->away = NULL;
+}
+
+/* Until it is attached it is claimed again and again: its owner may be dead. */
+static void seek(struct subscription *s)
+{
+	struct away *a = s->away;
+
+	share_claim_later(s, a->pause_ms);
+	if (a->pause_ms < PAUSE_MAX_MS)
+		a->pause_ms *= 2;
+}
+
+void away_begin(struct subscription *s, const struct id128 *owner)
+{
+	bool same;
+
+	if (!s->away)
+		away_new(s);
+	same = away_is_from(s, owner);
+	if (s->state != SUBSCRIPTION_CLAIMING)
+		s->state = SUBSCRIPTION_AWAY;
+	if (same && s->away->link == AWAY_ATTACHED)
+		return;
+	s->away->owner = *owner;
+	s->away->link = AWAY_SEEKING;
+	s->away->n_settled = 0;
+	away_attach(s);
+	seek(s);
+}
+
+void away_attach(struct subscription *s)
+{
+	struct dispatch *d = s->space->dispatch;
+	struct away *a = s->away;
+	struct peer_message m = share_message(s, PEER_ATTACH);
+
+	if (a->link != AWAY_SEEKING || !peer_is_up(d, &a->owner))
+		return;
+	m.consumers = is_leaving(s) ? 0 : (uint32_t)s->n_consumers;
+	m.expiry_s = s->expiry_s;
+	if (!away_tell_held(d, &a->owner, &m, s) || !peer_send(d, &a->owner, &m))
+		return;
+	a->link = AWAY_ASKED;
+	a->granted = a->told = 0;
+}
+
+void away_detach(struct subscription *s)
+{
+	s->away->link = AWAY_SEEKING;
+	s->away->owner = (struct id128){{0}};
+	s->away->n_settled = 0;
+}
+
+void away_lost(struct subscription *s)
+{
+	away_detach(s);
+	s->away->pause_ms = PAUSE_MS;
+	seek(s);
+	share_claim(s); /* it may be free */
+}
+
+void away_room(struct subscription *s)
+{
+	away_attach(s);
+	flush(s);
+}
+
+static bool is_done(void *arg, struct feed_entry *e)
+{
+	(void)arg;
+	return e->state == FEED_DONE;
+}
+
+static void on_attached(struct subscription *s, const struct peer_message *m)
+{
+	struct away *a = s->away;
+
+	if (a->link != AWAY_ASKED)
+		return;
+	/* changed from outside meanwhile: what was settled may be wanted again */
+	for (uint32_t i = 0; i < s->space->n_partitions && s->held_epoch != m->epoch &&
+	                     s->held_epoch + 1 != m->epoch;
+	     i++)
+		feed_unhold_if(&s->places[i].feed, is_done, NULL);
+	share_set_id(s, m->subscription_id);
+	s->held_epoch = m->epoch;
+	a->link = AWAY_ATTACHED;
+	a->pause_ms = PAUSE_MS;
+	share_flows(s);
+	if (s->away)
+		away_pump(s);
+}
+
+static void on_refused(struct subscription *s)
+{
+	away_detach(s);
+	seek(s); /* not at once: it may be about to have it again */
+}
+
+void away_on_message(struct dispatch *d, const struct id128 *peer, const struct peer_message *m)
+{
+	struct subscription *s = m->type == PEER_DELIVER
+	                                 ? share_find_id(d, m->tenant_id, m->subscription_id)
+	                                 : share_find(d, m->tenant_id, m->kind, m->name);
+
+	if (!s || !away_is_from(s, peer))
+		return;
+	if (m->type == PEER_ATTACHED)
+		on_attached(s, m);
+	else if (m->type == PEER_REFUSED)
+		on_refused(s);
+	else if (s->away->link == AWAY_ATTACHED && s->held_epoch == m->epoch)
+		on_deliver(s, m);
+}
+
+/* ---- telling what is in flight -----------------------------------------------------------------
+ */
+
+struct telling {
+	struct dispatch *dispatch;
+	const struct id128 *to;
+	bool failed;
+	struct peer_message m;
+	struct peer_delivery deliveries[PEER_DELIVERIES_MAX];
+};
+
+static void tell_one(struct telling *t, uint32_t partition, const struct feed_entry *e)
+{
+	bool done = e->state == FEED_DONE;
+
+	if (t->failed || (e->holder && e->holder->kind == CONSUMER_REMOTE))
+		return; /* its node tells */
+	t->deliveries[t->m.n_deliveries++] =
+	        (struct peer_delivery){.partition_id = partition,
+	                               .seq = e->seq,
+	                               .stamp = e->stamp,
+	                               .attempt = 1,
+	                               .result = done ? PEER_ACKED : PEER_FLYING};
+	if (t->m.n_deliveries < PEER_DELIVERIES_MAX)
+		return;
+	t->failed = !peer_send(t->dispatch, t->to, &t->m);
+	t->m.n_deliveries = 0;
+}
+
+bool away_tell_held(struct dispatch *d, const struct id128 *to, const struct peer_message *asked,
+                    struct subscription *s)
+{
+	struct telling t = {.dispatch = d,
+	                    .to = to,
+	                    .m = {.type = PEER_HELD,
+	                          .tenant_id = asked->tenant_id,
+	                          .kind = asked->kind,
+	                          .name = asked->name,
+	                          .deliveries = t.deliveries}};
+
+	if (s)
+		t.m.epoch = s->held_epoch;
+	for (uint32_t i = 0; s && s->places && i < s->space->n_partitions; i++) {
+		const struct feed *f = &s->places[i].feed;
+
+		for (size_t h = 0; h < f->n_held; h++) {
+			if (s->away || f->held[h].state != FEED_READY)
+				tell_one(&t, i, &f->held[h]);
+		}
+	}
+	return !t.failed && peer_send(d, to, &t.m);
+}

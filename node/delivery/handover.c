@@ -1,0 +1,169 @@
+/* From one owner of a share to the next. The new one asks all nodes what they have in flight of it
+ * and delivers nothing before they have told, or a second has passed: what a live client has in
+ * hand is not sent to another, and what was settled is not sent again. An owner that shuts down
+ * stops delivering first, then writes down what was settled, then lets go of the row and says so.
+ */
+#include "node/delivery/delivery.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <inttypes.h>
+
+enum {
+	AWAIT_MS = 1000,
+	LEAVE_MS = 100,     /* for settlements that are under way */
+	LEAVE_TICK_MS = 2,  /* is everything written? */
+	LEAVE_EXPIRY_S = 60 /* at least, for those who are to claim it */
+};
+
+/* ---- the new owner -----------------------------------------------------------------------------
+ */
+
+static void ask(struct subscription *s, const struct id128 *peer)
+{
+	struct remote *r = remote_get(s, peer);
+
+	remote_detach(r);
+	r->flying = false;
+	r->round = r->round == UINT16_MAX ? 1 : r->round + 1;
+	r->awaited = true;
+	s->n_awaited++;
+}
+
+/* Whoever has not told by now is not waited for; and if nobody has come, nobody wants it. */
+static void await_over(void *arg)
+{
+	struct subscription *s = arg;
+
+	if (s->state != SUBSCRIPTION_ACTIVE || clock_now_ms() < s->await_until_ms)
+		return;
+	if (s->n_awaited)
+		log_warn("handover", "tenant=%u sub=%" PRIu64 " silent_peers=%u",
+		         s->space->tenant_id, s->id, s->n_awaited);
+	s->n_awaited = 0;
+	subscription_wake(s);
+	share_end_if_unused(s, true);
+}
+
+void handover_begin(struct subscription *s, bool created)
+{
+	struct dispatch *d = s->space->dispatch;
+	struct peer_message m = share_message(s, PEER_OWNER);
+
+	s->n_awaited = 0;
+	s->yielding = false;
+	for (size_t i = 0; i < d->n_peers && !created; i++)
+		ask(s, &d->peers[i]);
+	peer_send_all(d, &m);
+	if (!d->n_peers && s->members)
+		return;
+	s->await_until_ms = clock_now_ms() + AWAIT_MS;
+	dispatch_after(d, AWAIT_MS, await_over, s);
+}
+
+void handover_heard(struct remote *r)
+{
+	struct subscription *s = r->sub;
+
+	if (!r->awaited)
+		return;
+	r->awaited = false;
+	if (s->n_awaited && !--s->n_awaited)
+		subscription_wake(s);
+}
+
+/* ---- the old owner, when its node shuts down ---------------------------------------------------
+ */
+
+static bool in_flight(const struct subscription *s)
+{
+	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
+		if (feed_in_flight(&s->places[i].feed))
+			return true;
+	}
+	return false;
+}
+
+static bool written(const struct subscription *s)
+{
+	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
+		const struct place *pl = &s->places[i];
+
+		if (pl->feed.dirty || pl->feed.committing)
+			return false;
+	}
+	return true;
+}
+
+/* Sessions without an expiry take the share with them, unless others consume it. */
+static void yield_begin(struct subscription *s, const void *arg)
+{
+	(void)arg;
+	if (s->away)
+		away_pump(s); /* no more credit */
+	if (s->state != SUBSCRIPTION_ACTIVE || (!s->expiry_s && !remotes_attached(s)))
+		return;
+	s->yielding = true;
+	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
+		struct place *pl = &s->places[i];
+
+		if (pl->feed.live)
+			place_lag(pl, pl->partition->next_seq, false);
+		committer_mark(s->space->dispatch, pl);
+	}
+}
+
+/* What is in flight to our sessions goes on: they settle it with the next owner. */
+static void yield(struct subscription *s)
+{
+	uint32_t expiry_s = s->expiry_s;
+
+	if (remotes_attached(s) && expiry_s < LEAVE_EXPIRY_S)
+		expiry_s = LEAVE_EXPIRY_S;
+	closing_start(s, false, expiry_s, 0);
+	subscription_suspend(s);
+	away_begin(s, &(struct id128){{0}});
+	s->yielding = false;
+	share_end_if_unused(s, true);
+}
+
+static void yield_step(struct subscription *s, const void *arg)
+{
+	struct dispatch *d = s->space->dispatch;
+	bool *waits = *(bool *const *)arg;
+
+	if (!s->yielding || s->state != SUBSCRIPTION_ACTIVE)
+		return;
+	if (written(s) && (clock_now_ms() >= d->leave_by_ms || !in_flight(s)))
+		yield(s);
+	else
+		*waits = true;
+}
+
+static void leave_step(void *arg)
+{
+	struct dispatch *d = arg;
+	bool waits = false;
+	bool *p = &waits;
+
+	committer_flush(d);
+	share_each(d, yield_step, &p);
+	if ((waits || !LIST_EMPTY(&d->closings)) && d->up) {
+		dispatch_after(d, LEAVE_TICK_MS, leave_step, d);
+		return;
+	}
+	d->left(d->left_arg);
+}
+
+void dispatch_leave(struct dispatch *d, void (*fn)(void *arg), void *arg)
+{
+	d->leaving = true;
+	d->left = fn;
+	d->left_arg = arg;
+	d->leave_by_ms = clock_now_ms() + LEAVE_MS;
+	if (d->n_peers)
+		share_each(d, yield_begin, NULL);
+	dispatch_after(d, 0, leave_step, d);
+}

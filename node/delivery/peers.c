@@ -1,0 +1,161 @@
+/* What other nodes say about shares, and whether they can be reached. */
+#include "node/delivery/delivery.h"
+
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- sending -----------------------------------------------------------------------------------
+ */
+
+bool peer_send(struct dispatch *d, const struct id128 *to, const struct peer_message *m)
+{
+	return d->port && !d->freeing && d->port->send(d->port->self, to, m);
+}
+
+void peer_send_all(struct dispatch *d, const struct peer_message *m)
+{
+	if (d->port && !d->freeing)
+		d->port->send_all(d->port->self, m);
+}
+
+bool peer_is_up(const struct dispatch *d, const struct id128 *peer)
+{
+	for (size_t i = 0; i < d->n_peers; i++) {
+		if (id128_eq(&d->peers[i], peer))
+			return true;
+	}
+	return false;
+}
+
+struct peer_message share_message(const struct subscription *s, enum peer_type type)
+{
+	return (struct peer_message){
+	        .type = type,
+	        .tenant_id = s->space->tenant_id,
+	        .kind = s->kind,
+	        .name = slice_str(s->name),
+	        .subscription_id = s->id,
+	        .epoch = s->epoch,
+	};
+}
+
+/* ---- up and down -------------------------------------------------------------------------------
+ */
+
+void dispatch_set_port(struct dispatch *d, const struct peer_port *port)
+{
+	d->port = port;
+}
+
+static void on_up(struct subscription *s, const void *peer)
+{
+	if (away_is_from(s, peer))
+		away_attach(s);
+}
+
+void dispatch_on_peer_up(struct dispatch *d, const struct id128 *peer)
+{
+	if (peer_is_up(d, peer))
+		return;
+	d->peers = xrealloc(d->peers, (d->n_peers + 1) * sizeof *d->peers);
+	d->peers[d->n_peers++] = *peer;
+	share_each(d, on_up, peer);
+}
+
+static void on_down(struct subscription *s, const void *peer)
+{
+	struct remote *r = remote_find(s, peer);
+
+	if (away_is_from(s, peer))
+		away_lost(s);
+	if (r)
+		remote_free(r);
+	share_end_if_unused(s, true);
+}
+
+void dispatch_on_peer_down(struct dispatch *d, const struct id128 *peer)
+{
+	struct id128 gone = *peer;
+
+	for (size_t i = 0; i < d->n_peers; i++) {
+		if (id128_eq(&d->peers[i], &gone))
+			d->peers[i] = d->peers[--d->n_peers];
+	}
+	share_each(d, on_down, &gone);
+}
+
+static void on_room(struct subscription *s, const void *peer)
+{
+	struct remote *r = remote_find(s, peer);
+
+	if (away_is_from(s, peer))
+		away_room(s);
+	if (r && r->blocked) {
+		r->blocked = false;
+		subscription_wake(s);
+	}
+}
+
+void dispatch_on_peer_room(struct dispatch *d, const struct id128 *peer)
+{
+	share_each(d, on_room, peer);
+}
+
+/* ---- messages ----------------------------------------------------------------------------------
+ */
+
+/* Somebody owns it now, and wants to know what is in flight here. */
+static void on_owner(struct dispatch *d, const struct id128 *peer, const struct peer_message *m)
+{
+	struct subscription *s = share_find(d, m->tenant_id, m->kind, m->name);
+	bool stale = s && s->state == SUBSCRIPTION_ACTIVE && s->epoch >= m->epoch;
+
+	if (!s || stale) {
+		away_tell_held(d, peer, m, NULL);
+		return;
+	}
+	if (s->state == SUBSCRIPTION_ACTIVE)
+		subscription_suspend(s);
+	if (s->away)
+		away_detach(s);
+	away_begin(s, peer); /* tells what is held */
+	share_end_if_unused(s, true);
+}
+
+static void on_released(struct dispatch *d, const struct id128 *peer, const struct peer_message *m)
+{
+	struct subscription *s = share_find(d, m->tenant_id, m->kind, m->name);
+
+	if (s && away_is_from(s, peer))
+		away_lost(s);
+	else if (s)
+		share_claim(s);
+}
+
+static void on_held(struct dispatch *d, const struct id128 *peer, const struct peer_message *m)
+{
+	struct subscription *s = share_find(d, m->tenant_id, m->kind, m->name);
+
+	if (s)
+		remote_on_held(s, peer, m);
+}
+
+void dispatch_on_peer_message(struct dispatch *d, const struct id128 *peer,
+                              const struct peer_message *m)
+{
+	static void (*const handlers[])(struct dispatch *, const struct id128 *,
+	                                const struct peer_message *) = {
+	        [PEER_OWNER] = on_owner,           [PEER_HELD] = on_held,
+	        [PEER_RELEASED] = on_released,     [PEER_ATTACH] = remote_on_message,
+	        [PEER_ATTACHED] = away_on_message, [PEER_REFUSED] = away_on_message,
+	        [PEER_CREDIT] = remote_on_message, [PEER_DELIVER] = away_on_message,
+	        [PEER_SETTLE] = remote_on_message, [PEER_DETACH] = remote_on_message,
+	};
+
+	if (!peer_is_up(d, peer) || d->freeing)
+		return;
+	if ((size_t)m->type < sizeof handlers / sizeof handlers[0] && handlers[m->type])
+		handlers[m->type](d, peer, m);
+}
