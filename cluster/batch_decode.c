@@ -210,10 +210,11 @@ void batch_object(const struct batch *b, uint32_t i, struct buf *out)
 
 	json_object_del(object, "o");
 	json_object_del(object, "l");
-	text = json_dumps(object, JSON_COMPACT);
-	if (!text)
+	text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+	if (text)
+		buf_append(out, text, strlen(text) - 1);
+	else
 		fatal("an event that was decoded is no JSON object");
-	buf_append(out, text, strlen(text) - 1);
 	free(text);
 	json_decref(list);
 }

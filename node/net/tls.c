@@ -67,6 +67,8 @@ static int fail(struct err *e, const char *what, const char *file)
 /* OpenSSL's message for a missing file is cryptic, so look first. */
 static int check_readable(const char *what, const char *file, struct err *e)
 {
+	if (!file)
+		return err_set(e, 0, "no %s file is named", what);
 	if (access(file, R_OK) == 0)
 		return 0;
 	return err_set(e, errno, "cannot read the %s %.150s: %s", what, file, strerror(errno));

@@ -72,7 +72,7 @@ static void on_hello(struct link *k, const struct peer_frame *f)
 	}
 	if (hello.version != PEER_VERSION) {
 		snprintf(k->error, sizeof k->error, "it speaks version %u, this node %u",
-		         hello.version, PEER_VERSION);
+		         hello.version, (unsigned)PEER_VERSION);
 		link_close(k, "another version");
 		return;
 	}
