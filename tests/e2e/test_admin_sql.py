@@ -505,6 +505,14 @@ def test_views(console):
     assert events == [{"topic": "a", "data": b"x"}] * 3
 
 
+def test_the_docs_have_every_procedure_and_view(console):
+    with open(os.path.join(stack.ROOT, "docs", "admins.md")) as f:
+        text = f.read()
+    assert [p for p in objects(console, "ROUTINE") if p[0] != "_" and f"CALL {p}(" not in text] == []
+    views = console.rows("SELECT TABLE_NAME AS v FROM information_schema.VIEWS WHERE TABLE_SCHEMA=%s", console.schema)
+    assert [v["v"] for v in views if f"`{v['v']}`" not in text] == []
+
+
 # ---- roles ----------------------------------------------------------------------------------------
 
 TABLES = ("tenant", "storage_full", "tenant_key", "change_counter", "node_session", "writer", "head", "journal", "subscription",

@@ -1,7 +1,8 @@
 """The examples in README.md and docs/ work as they stand.
 
 A block ```sh under `<!-- run: NAME -->` is executed; blocks of one name in one file run in one shell,
-in order, in a copy of the repository's root (so that `make` finds it built). A block ```text under
+in order, in a copy of the repository's root (so that `make` finds it built). A block ```sql goes to the
+shell's function `sql`. `<!-- setup: NAME` to `-->` is shell of the same story that a reader is not shown. A block ```text under
 `<!-- output -->` is what the block before it must have printed at its end. The well-known ports are
 replaced by free ones, since the machine's own may be in use.
 """
@@ -16,7 +17,8 @@ import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 PORTS = ("8883", "8443", "9090")
-BLOCK = re.compile(r"<!-- (run: [\w-]+|output) -->\n```(?:sh|text)\n(.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"<!-- (run: [\w-]+|output) -->\n```(sh|sql|text)\n(.*?)^```"
+                   r"|<!-- (setup: [\w-]+)\n(.*?)^-->", re.M | re.S)
 MARK = "@@ end of block"
 LIMIT_S = 120
 
@@ -26,7 +28,10 @@ def stories():
     found = {}
     for file in [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]:
         blocks = None
-        for kind, text in BLOCK.findall(file.read_text()):
+        for kind, language, text, setup, hidden in BLOCK.findall(file.read_text()):
+            if language == "sql":
+                text = f"sql <<'END OF SQL'\n{text}END OF SQL\n"
+            kind, text = kind or setup, text or hidden
             if kind == "output":
                 assert blocks, f"{file.name}: output without a block before it"
                 blocks[-1] = (blocks[-1][0], text)
