@@ -74,6 +74,15 @@ static void write_latency(struct buf *out, const struct mqtt_stats *m)
 	           name, total);
 }
 
+static void write_messages(struct buf *out, const char *name, const char *help,
+                           const uint64_t *by_type)
+{
+	write_head(out, name, COUNTER, help);
+	for (unsigned type = 1; type < PEER_TYPES; type++)
+		buf_printf(out, "%s{type=\"%s\"} %" PRIu64 "\n", name,
+		           peer_type_name((uint8_t)type), by_type[type]);
+}
+
 static void write_session(struct buf *out, const struct metrics_source *s)
 {
 	char hex[ID128_HEX];
@@ -91,6 +100,10 @@ void metrics_write(const struct metrics_source *s, struct buf *out)
 	write_session(out, s);
 	write_publishes(out, s->mqtt);
 	write_latency(out, s->mqtt);
+	write_messages(out, "leat_peer_received_total", "messages from other nodes",
+	               s->links.messages_in);
+	write_messages(out, "leat_peer_sent_total", "messages to other nodes",
+	               s->links.messages_out);
 	write_tokens(out, s->mqtt);
 	write_reasons(out, "leat_connect_refused_total",
 	              "CONNECT packets refused, by CONNACK reason", s->mqtt->connect_refused);

@@ -7,6 +7,7 @@
 #include "base/id128.h"
 #include "node/delivery/dispatch.h"
 #include "node/mqtt/mqtt.h"
+#include "node/peer/links.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,6 +25,7 @@ struct metrics_source {
 	int64_t certificate_expires_s;
 	const struct mqtt_stats *mqtt;
 	struct dispatch_stats dispatch;
+	struct links_stats links;
 };
 
 void metrics_write(const struct metrics_source *s, struct buf *out);

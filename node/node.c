@@ -523,6 +523,8 @@ static void write_metrics(void *arg, struct buf *out)
 	        .mqtt = &none,
 	};
 
+	if (n->links)
+		links_get_stats(n->links, &s.links);
 	if (n->bus) {
 		s.generation = n->bus->generation;
 		s.session_id = n->bus->session_id;

@@ -19,13 +19,13 @@ static void write_frame(struct link *k)
 
 	conn_write(k->conn, o->frame.data, o->frame.len);
 	k->written += o->frame.len;
-	o->traffic.frames_out++;
 	o->traffic.bytes_out += o->frame.len;
 	buf_clear(&o->frame);
 }
 
 void link_send(struct link *k, const struct peer_message *m)
 {
+	k->owner->traffic.messages_out[m->type]++;
 	peer_encode(&k->owner->frame, m);
 	write_frame(k);
 }
@@ -90,15 +90,16 @@ static void on_frame(struct link *k, const struct peer_frame *f)
 	struct peer_message m;
 	struct err e;
 
-	o->traffic.frames_in++;
-	if (k->state == LINK_GREETING)
+	if (k->state == LINK_GREETING) {
 		on_hello(k, f);
-	else if (f->type == PEER_FRAME_PING)
+	} else if (f->type == PEER_FRAME_PING) {
 		return;
-	else if (peer_decode(&o->decoder, f, &m, &e) < 0)
+	} else if (peer_decode(&o->decoder, f, &m, &e) < 0) {
 		refuse(k, e.text);
-	else
+	} else {
+		o->traffic.messages_in[m.type]++;
 		o->on_message(o->arg, k, &m);
+	}
 }
 
 /* Nothing is read between a HELLO and what the owner thinks of it. */

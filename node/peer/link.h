@@ -34,9 +34,9 @@ enum link_state {
 struct link;
 
 struct link_traffic { /* of all links of an owner */
-	uint64_t frames_in;
-	uint64_t frames_out;
-	uint64_t bytes_in; /* before encryption */
+	uint64_t messages_in[PEER_TYPES];
+	uint64_t messages_out[PEER_TYPES];
+	uint64_t bytes_in; /* before encryption; pings included, as below */
 	uint64_t bytes_out;
 };
 

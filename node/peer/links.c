@@ -653,9 +653,12 @@ struct peer_port *links_port(struct links *l)
 
 void links_get_stats(const struct links *l, struct links_stats *out)
 {
+	const struct link_traffic *t = &l->owner.traffic;
+
 	*out = l->stats;
-	out->frames_in = l->owner.traffic.frames_in;
-	out->frames_out = l->owner.traffic.frames_out;
-	out->bytes_in = l->owner.traffic.bytes_in;
-	out->bytes_out = l->owner.traffic.bytes_out;
+	out->known = l->by_id.count;
+	out->bytes_in = t->bytes_in;
+	out->bytes_out = t->bytes_out;
+	memcpy(out->messages_in, t->messages_in, sizeof out->messages_in);
+	memcpy(out->messages_out, t->messages_out, sizeof out->messages_out);
 }

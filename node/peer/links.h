@@ -16,6 +16,7 @@
 #include "base/slice.h"
 #include "node/net/addr.h"
 #include "node/peer/peer.h"
+#include "node/peer/peer_codec.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -49,13 +50,14 @@ struct links_settings {
 
 struct links_stats {
 	size_t up;
-	uint64_t refused; /* connections that did not prove they belong here */
-	uint64_t lost;    /* links that were up and went */
-	uint64_t dropped; /* hints to peers whose queue was full */
-	uint64_t frames_in;
-	uint64_t frames_out;
+	size_t known;      /* other nodes with a live session */
+	uint64_t refused;  /* connections that did not prove they belong here */
+	uint64_t lost;     /* links that were up and went */
+	uint64_t dropped;  /* hints to peers whose queue was full */
 	uint64_t bytes_in; /* before encryption */
 	uint64_t bytes_out;
+	uint64_t messages_in[PEER_TYPES]; /* by enum peer_type */
+	uint64_t messages_out[PEER_TYPES];
 };
 
 struct links *links_new(const struct links_settings *settings, struct err *e);

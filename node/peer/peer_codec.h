@@ -23,8 +23,9 @@ enum {
 	/* Payload bytes of a frame: the largest MQTT packet (8 MiB) of nothing but user properties
 	 * whose every byte takes six in JSON, and slack. */
 	PEER_FRAME_MAX = 64 << 20,
-	PEER_HELLO_MAX = 512,  /* the same of the first frame */
-	PEER_HEADS_MAX = 4096, /* likewise: more than a turn's flushes have */
+	PEER_HELLO_MAX = 512,         /* the same of the first frame */
+	PEER_TYPES = PEER_DETACH + 1, /* enum peer_type is below it */
+	PEER_HEADS_MAX = 4096,        /* likewise: more than a turn's flushes have */
 };
 
 /* Frames that the links keep to themselves; the others are an enum peer_type. */
