@@ -83,6 +83,27 @@ static void write_messages(struct buf *out, const char *name, const char *help,
 		           peer_type_name((uint8_t)type), by_type[type]);
 }
 
+static void write_lateness(struct buf *out, const struct timers_stats *t)
+{
+	static const char name[] = "leat_timer_lateness_seconds";
+	uint64_t total = 0;
+
+	write_head(out, name, "histogram",
+	           "from when an event was due to the commit that moved it");
+	for (unsigned i = 0; i < TIMERS_LATE_BUCKETS; i++) {
+		uint64_t bound_ms = timers_late_bound_ms(i);
+
+		total += t->late[i];
+		if (bound_ms == UINT64_MAX)
+			buf_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, total);
+		else
+			buf_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name,
+			           (double)bound_ms / 1e3, total);
+	}
+	buf_printf(out, "%s_sum %g\n%s_count %" PRIu64 "\n", name, (double)t->late_sum_ms / 1e3,
+	           name, total);
+}
+
 static void write_session(struct buf *out, const struct metrics_source *s)
 {
 	char hex[ID128_HEX];
@@ -104,6 +125,7 @@ void metrics_write(const struct metrics_source *s, struct buf *out)
 	               s->links.messages_in);
 	write_messages(out, "leat_peer_sent_total", "messages to other nodes",
 	               s->links.messages_out);
+	write_lateness(out, &s->timers);
 	write_tokens(out, s->mqtt);
 	write_reasons(out, "leat_connect_refused_total",
 	              "CONNECT packets refused, by CONNACK reason", s->mqtt->connect_refused);

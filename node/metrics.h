@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/id128.h"
 #include "node/delivery/dispatch.h"
+#include "node/leader/timers.h"
 #include "node/mqtt/mqtt.h"
 #include "node/peer/links.h"
 
@@ -26,6 +27,7 @@ struct metrics_source {
 	const struct mqtt_stats *mqtt;
 	struct dispatch_stats dispatch;
 	struct links_stats links;
+	struct timers_stats timers;
 };
 
 void metrics_write(const struct metrics_source *s, struct buf *out);

@@ -7,6 +7,7 @@
 #include "node/backend.h"
 #include "node/delivery/appender.h"
 #include "node/delivery/dispatch.h"
+#include "node/leader/timers.h"
 #include "node/metrics.h"
 #include "node/mqtt/mqtt.h"
 #include "node/net/conn.h"
@@ -45,9 +46,10 @@ struct node {
 	struct links *links; /* NULL = none */
 	struct backend *backend;
 
-	struct bus *bus; /* this and the next three: NULL until the backend is open */
+	struct bus *bus; /* this and the next four: NULL until the backend is open */
 	struct dispatch *dispatch;
 	struct appender *appender;
+	struct timers *timers;
 	struct mqtt *mqtt;
 
 	struct listener *listener;
@@ -253,6 +255,7 @@ static void drain_begin(struct node *n, size_t first_step)
 		loop_stop(n->loop);
 		return;
 	}
+	timers_stop(n->timers); /* another node goes on while we drain */
 	drain_enter(n);
 	n->drain_timer = loop_every(n->loop, DRAIN_TICK_MS, on_drain_tick, n);
 }
@@ -310,6 +313,7 @@ static void on_bus_state(void *arg, enum bus_state state)
 		links_on_session(n->links, &n->bus->session_id);
 	dispatch_on_state(n->dispatch, state);
 	appender_on_state(n->appender, state);
+	timers_on_state(n->timers, state);
 	if (state == BUS_ENDED && n->state != NODE_DRAINING)
 		give_up(n);
 	else if (state == BUS_UP && n->state == NODE_STARTING)
@@ -336,6 +340,7 @@ static void on_peers(void *arg, const struct bus_peer *peers, size_t n_peers)
 
 	if (n->links)
 		links_on_peers(n->links, peers, n_peers);
+	timers_on_peers(n->timers, peers, n_peers);
 }
 
 static void on_stored(void *arg, struct batch *b)
@@ -353,6 +358,25 @@ static void on_flushed(void *arg, uint32_t writer_no, uint64_t flush_no,
 	if (n->links)
 		hint_send(links_port(n->links), &n->bus->session_id, writer_no, flush_no, batches,
 		          n_batches);
+}
+
+static void on_scheduled(void *arg, uint64_t due_in_ms)
+{
+	struct node *n = arg;
+
+	timers_stored(n->timers, due_in_ms);
+}
+
+static void tell_leader(void *arg, const struct id128 *leader, uint64_t due_in_ms)
+{
+	struct node *n = arg;
+	struct peer_message m = {.type = PEER_DUE, .due_in_ms = due_in_ms};
+	struct peer_port *port = n->links ? links_port(n->links) : NULL;
+
+	if (port && id128_is_zero(leader))
+		port->send_all(port->self, &m);
+	else if (port)
+		port->send(port->self, leader, &m);
 }
 
 static void on_answer(void *arg, struct publisher to, enum append_result result, const char *reason)
@@ -377,7 +401,10 @@ static void on_backend_open(void *arg, struct bus *bus)
 	                                 .on_room = on_room,
 	                                 .on_flushed = on_flushed,
 	                                 .on_stored = on_stored,
+	                                 .on_scheduled = on_scheduled,
 	                                 .arg = n};
+	struct timers_events timers = {
+	        .on_flushed = on_flushed, .on_stored = on_stored, .tell = tell_leader, .arg = n};
 	struct dispatch_settings dispatch = {.cache_bytes = c->cache_bytes};
 	struct mqtt_settings mqtt = {
 	        .loop = n->loop,
@@ -398,6 +425,7 @@ static void on_backend_open(void *arg, struct bus *bus)
 	if (n->links)
 		dispatch_set_port(n->dispatch, links_port(n->links));
 	n->appender = appender_new(n->loop, bus, &events);
+	n->timers = timers_new(n->loop, bus, &timers);
 	if (c->audience)
 		mqtt.token.audience = c->audience;
 	mqtt.dispatch = n->dispatch;
@@ -437,7 +465,7 @@ static void on_hint(struct node *n, const struct id128 *peer, const struct peer_
 {
 	if (!id128_eq(peer, &m->session_id)) /* nobody speaks for others */
 		return;
-	if (dispatch_hinted(n->dispatch, m->heads, m->n_heads) && m->writer_no < BUS_WRITERS)
+	if (dispatch_hinted(n->dispatch, m->heads, m->n_heads) && m->writer_no != HINT_NO_WRITER)
 		n->bus->ops->hinted(n->bus, peer, m->writer_no, m->flush_no);
 }
 
@@ -447,6 +475,8 @@ static void on_link_message(void *arg, const struct id128 *peer, const struct pe
 
 	if (m->type == PEER_STORED)
 		on_hint(n, peer, m);
+	else if (m->type == PEER_DUE)
+		timers_hinted(n->timers, m->due_in_ms);
 	else
 		dispatch_on_peer_message(n->dispatch, peer, m);
 }
@@ -531,6 +561,7 @@ static void write_metrics(void *arg, struct buf *out)
 		s.append_pending = appender_pending(n->appender);
 		s.mqtt = mqtt_get_stats(n->mqtt);
 		dispatch_get_stats(n->dispatch, &s.dispatch);
+		timers_get_stats(n->timers, &s.timers);
 	}
 	metrics_write(&s, out);
 }
@@ -609,6 +640,7 @@ static void node_release(struct node *n)
 	n->links = NULL; /* the backend's last answers must find none */
 	backend_free(n->backend);
 	mqtt_free(n->mqtt);
+	timers_free(n->timers);
 	appender_free(n->appender);
 	dispatch_free(n->dispatch);
 	registry_free(n->registry);

@@ -1,5 +1,6 @@
 #include "node/delivery/appender.h"
 
+#include "base/clock.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "cluster/writer.h"
@@ -49,7 +50,7 @@ struct tenant_queue {
 	uint32_t tenant_id;
 	uint32_t n_partitions;
 	struct lane lanes[BUS_WRITERS];
-	struct head_queue *heads;               /* [n_partitions] */
+	struct head_queue *heads;               /* [n_partitions], and one of what is scheduled */
 	size_t bytes;                           /* queued or in flight */
 	TAILQ_ENTRY(tenant_queue) waiting_link; /* on appender.waiting while anybody is told to */
 	uint64_t *waiting;                      /* connections that were told to pause */
@@ -77,7 +78,7 @@ struct appender {
  * over events, so that a batch that the writer had to bisect gives back exactly what it took. */
 static size_t cost(const struct event *ev)
 {
-	return ev->payload.n + ev->props.n + ev->topic.n + ev->key.n + EVENT_OVERHEAD;
+	return ev->payload.n + ev->props.n + ev->topic.n + ev->key.n + ev->name.n + EVENT_OVERHEAD;
 }
 
 static size_t cost_of_batch(const struct batch *b)
@@ -102,13 +103,13 @@ static struct tenant_queue *queue_new(struct appender *a, const struct tenant *t
 	q->appender = a;
 	q->tenant_id = t->id;
 	q->n_partitions = t->partitions ? t->partitions : 1;
-	q->heads = xcalloc(q->n_partitions, sizeof *q->heads);
+	q->heads = xcalloc(q->n_partitions + 1, sizeof *q->heads);
 	for (int w = 0; w < BUS_WRITERS; w++) {
 		share_entry_init(&q->lanes[w].entry, t->weight);
 		TAILQ_INIT(&q->lanes[w].heads);
 	}
-	for (uint32_t i = 0; i < q->n_partitions; i++) {
-		q->heads[i].partition_id = i;
+	for (uint32_t i = 0; i <= q->n_partitions; i++) {
+		q->heads[i].partition_id = i < q->n_partitions ? i : BATCH_SCHEDULED;
 		q->heads[i].lane = &q->lanes[(t->id + i) % BUS_WRITERS];
 		TAILQ_INIT(&q->heads[i].batches);
 	}
@@ -122,6 +123,11 @@ static void queue_free(struct tenant_queue *q)
 	free(q->waiting);
 	free(q->heads);
 	free(q);
+}
+
+static struct head_queue *head_of(struct tenant_queue *q, uint32_t partition_id)
+{
+	return &q->heads[partition_id == BATCH_SCHEDULED ? q->n_partitions : partition_id];
 }
 
 /* A head that has nothing under way may change its writer: all it published before is stored, so
@@ -193,10 +199,12 @@ bool appender_publish(struct appender *a, const struct tenant *t, const struct e
                       struct publisher from)
 {
 	struct tenant_queue *q = map_get(&a->tenants, &t->id, sizeof t->id);
+	struct event placed = *ev;
 
 	if (!q)
 		q = queue_new(a, t);
-	queue_event(q, &q->heads[event_partition(ev, q->n_partitions)], ev, from);
+	placed.partition_id = event_partition(ev, q->n_partitions);
+	queue_event(q, head_of(q, ev->when ? BATCH_SCHEDULED : placed.partition_id), &placed, from);
 	if (q->bytes < APPENDER_TENANT_MAX && a->bytes < APPENDER_NODE_MAX)
 		return false;
 	a->full = a->full || a->bytes >= APPENDER_NODE_MAX;
@@ -350,6 +358,36 @@ static void answer_all(struct appender *a, const struct batch *b, enum append_re
 	}
 }
 
+static uint64_t due_in(const struct event *ev, uint64_t now_ms)
+{
+	if (ev->when == EVENT_AFTER)
+		return ev->when_ms;
+	if (ev->when == EVENT_AT)
+		return ev->when_ms > now_ms ? ev->when_ms - now_ms : 0;
+	return UINT64_MAX;
+}
+
+static void answer_scheduled(struct appender *a, const struct batch *b)
+{
+	uint64_t now_ms = clock_wall_ms();
+	uint64_t soonest = UINT64_MAX;
+
+	for (uint32_t i = 0; i < batch_count(b); i++) {
+		struct publisher to = batch_publisher(b, i);
+		struct event ev;
+
+		batch_event(b, i, &ev);
+		if (due_in(&ev, now_ms) < soonest)
+			soonest = due_in(&ev, now_ms);
+		if (to.conn_id)
+			a->events.on_answer(a->events.arg, to,
+			                    batch_missing(b, i) ? APPEND_MISSING : APPEND_STORED,
+			                    NULL);
+	}
+	if (soonest != UINT64_MAX && a->events.on_scheduled)
+		a->events.on_scheduled(a->events.arg, soonest);
+}
+
 static void make_room(struct tenant_queue *q)
 {
 	struct appender *a = q->appender;
@@ -398,7 +436,7 @@ static void batch_over(struct appender *a, struct batch *b)
 	struct head_queue *h;
 
 	assert(q && q->bytes >= bytes);
-	h = &q->heads[batch_partition(b)];
+	h = head_of(q, batch_partition(b));
 	h->in_flight -= batch_count(b);
 	a->load[lane_writer(q, h->lane)] -= bytes;
 	q->bytes -= bytes;
@@ -413,8 +451,12 @@ static void on_stored(void *arg, struct batch *b)
 {
 	struct appender *a = arg;
 
-	answer_all(a, b, APPEND_STORED, NULL);
-	a->events.on_stored(a->events.arg, b);
+	if (batch_partition(b) == BATCH_SCHEDULED) {
+		answer_scheduled(a, b);
+	} else {
+		answer_all(a, b, APPEND_STORED, NULL);
+		a->events.on_stored(a->events.arg, b);
+	}
 	batch_over(a, b);
 }
 
@@ -491,7 +533,7 @@ struct appender *appender_new(struct loop *loop, struct bus *bus,
 
 static void drop_queued(struct tenant_queue *q)
 {
-	for (uint32_t i = 0; i < q->n_partitions; i++) {
+	for (uint32_t i = 0; i <= q->n_partitions; i++) {
 		struct queued *e;
 
 		while ((e = TAILQ_FIRST(&q->heads[i].batches))) {

@@ -23,6 +23,7 @@ enum {
 
 enum append_result {
 	APPEND_STORED,  /* committed: answer the publisher, at last */
+	APPEND_MISSING, /* committed; a cancel found nothing of that name */
 	APPEND_REFUSED, /* the database refused this very event; `reason` says why */
 };
 
@@ -39,6 +40,8 @@ struct appender_events {
 	/* A stored batch for dispatch; base_seq 0 = stored, but read it from the journal. Borrowed.
 	 */
 	void (*on_stored)(void *arg, struct batch *b);
+	/* Something was stored that is due so soon; 0 = now. NULL = not wanted. */
+	void (*on_scheduled)(void *arg, uint64_t due_in_ms);
 	void *arg;
 };
 
@@ -48,7 +51,8 @@ struct appender *appender_new(struct loop *loop, struct bus *bus,
                               const struct appender_events *events);
 void appender_free(struct appender *a);
 
-/* Queue one event of a tenant; it is copied. Picks the partition by key, else by topic. Returns
+/* Queue one event of a tenant; it is copied. Picks the partition by key, else by topic; what is
+ * scheduled (event.when) has a queue of its own, and keeps its order there. Returns
  * true when the caller must stop reading from the connection until on_room(conn_id). */
 bool appender_publish(struct appender *a, const struct tenant *t, const struct event *ev,
                       struct publisher from);

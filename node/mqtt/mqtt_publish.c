@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/mqtt/mqtt_client.h"
+#include "node/mqtt/mqtt_schedule.h"
 #include "tenancy/topic.h"
 
 #include <inttypes.h>
@@ -125,7 +126,7 @@ static void answer(struct mqtt_client *c, uint32_t number, uint8_t reason, const
 
 	in->answered = true;
 	in->reason = reason;
-	if (reason >= 0x80 && text && c->problem_info)
+	if (text && c->problem_info)
 		in->text = xstrdup(text);
 	flush_answers(c);
 }
@@ -203,24 +204,33 @@ static void take_user_properties(struct event *ev, const struct mqtt_props *prop
 		ev->key = leat_key;
 }
 
-/* Borrows from the packet, the client and m->props. */
-static void build_event(struct mqtt_client *c, const struct mqtt_packet *p, struct event *ev)
+/* Borrows from the packet, the client and m->props. A message's expiry is counted from when it is
+ * published. */
+static void build_event(struct mqtt_client *c, const struct mqtt_packet *p,
+                        const struct mqtt_schedule *s, struct event *ev)
 {
 	struct mqtt *m = c->mqtt;
 
 	*ev = (struct event){
-	        .topic = p->publish.topic,
+	        .topic = s->topic,
 	        .payload = p->publish.payload,
 	        .client = slice_str(c->client_id),
 	        .qos = p->publish.qos,
+	        .when = (uint8_t)s->when,
+	        .when_ms = s->when_ms,
+	        .owner = s->name.n ? c->who.subject : slice(NULL, 0),
+	        .name = s->name,
 	};
 	if (!p->props.have)
 		return;
 	buf_clear(&m->props);
 	mqtt_props_forward(&m->props, &p->props);
+	if (mqtt_has(&p->props, MQTT_PROP_USER_PROPERTY))
+		mqtt_schedule_strip(&m->props);
 	ev->props = buf_slice(&m->props);
 	if (mqtt_has(&p->props, MQTT_PROP_MESSAGE_EXPIRY))
-		ev->expires_ms = clock_wall_ms() + p->props.message_expiry_s * UINT64_C(1000);
+		ev->expires_ms =
+		        clock_wall_ms() + s->in_ms + p->props.message_expiry_s * UINT64_C(1000);
 	if (mqtt_has(&p->props, MQTT_PROP_USER_PROPERTY))
 		take_user_properties(ev, &p->props);
 }
@@ -250,15 +260,23 @@ static bool breaks_protocol(struct mqtt_client *c, const struct mqtt_packet *p)
 }
 
 /* What refuses this event alone: 0, or -1 with the PUBACK code in e. */
-static int check_event(struct mqtt_client *c, const struct mqtt_publish *pub, struct err *e)
+static int check_event(struct mqtt_client *c, const struct mqtt_packet *p, struct mqtt_schedule *s,
+                       struct err *e)
 {
+	const struct mqtt_publish *pub = &p->publish;
 	uint32_t max = c->who.tenant->limits.max_event_bytes;
 
-	if (topic_check(pub->topic, e) < 0) {
+	if (mqtt_schedule_parse(pub->topic, &p->props, clock_wall_ms(), s, e) < 0) {
 		e->code = MQTT_REASON_TOPIC_NAME_INVALID;
 		return -1;
 	}
-	if (!acl_may_publish(c->who.acl, pub->topic))
+	if (s->when == EVENT_CANCEL) /* a name is its subject's own */
+		return 0;
+	if (topic_check(s->topic, e) < 0) {
+		e->code = MQTT_REASON_TOPIC_NAME_INVALID;
+		return -1;
+	}
+	if (!acl_may_publish(c->who.acl, s->topic))
 		return err_set(e, MQTT_REASON_NOT_AUTHORIZED,
 		               "the token's acl does not allow publishing to this topic");
 	if (c->who.tenant->storage_full)
@@ -277,16 +295,17 @@ void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p)
 	const struct mqtt_publish *pub = &p->publish;
 	struct mqtt *m = c->mqtt;
 	struct publisher from = {.conn_id = c->conn_id, .packet_id = NO_ANSWER};
+	struct mqtt_schedule schedule;
 	struct event ev;
 	struct err e;
 
 	if (breaks_protocol(c, p))
 		return;
-	if (check_event(c, pub, &e) < 0) {
+	if (check_event(c, p, &schedule, &e) < 0) {
 		refuse(c, pub, (uint8_t)e.code, e.text);
 		return;
 	}
-	build_event(c, p, &ev);
+	build_event(c, p, &schedule, &ev);
 	m->stats.publishes[pub->qos]++;
 	m->stats.publish_bytes += pub->payload.n;
 	if (pub->qos)
@@ -325,6 +344,9 @@ void mqtt_on_answer(void *arg, struct publisher to, enum append_result result, c
 		return;
 	if (result == APPEND_STORED)
 		answer(c, to.packet_id, MQTT_REASON_SUCCESS, NULL);
+	else if (result == APPEND_MISSING)
+		answer(c, to.packet_id, MQTT_REASON_NO_MATCHING_SUBSCRIBERS,
+		       "nothing of this name is scheduled");
 	else if (c->version == MQTT_V5)
 		answer(c, to.packet_id, MQTT_REASON_IMPLEMENTATION_ERROR, reason);
 	else

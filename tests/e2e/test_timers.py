@@ -1,0 +1,179 @@
+"""Scheduled publishes: they arrive when they are due and not before, once, whatever happens to the
+node that stored them or to the one that moves them; bad ones are refused with words."""
+
+import datetime
+import time
+
+import pytest
+
+from leat import mqtt
+from leat.stack import Node
+
+
+def at(seconds, form="rfc"):
+    """A leat-deliver-at of so many seconds from now."""
+    when = time.time() + seconds
+    if form == "ms":
+        return ("leat-deliver-at", str(int(when * 1000)))
+    text = datetime.datetime.fromtimestamp(when, datetime.timezone.utc)
+    return ("leat-deliver-at", text.isoformat(timespec="milliseconds"))
+
+
+def user(*pairs):
+    return {"props": [("user", p) for p in pairs]}
+
+
+def test_delayed_publish_arrives_in_time(client, node, topic):
+    s, p = client(node), client(node)
+    s.subscribe(topic + "/#")
+    start = time.monotonic()
+    p.publish(f"$delayed/1/{topic}/a", "a")
+    p.publish(f"$delayed/0.5/{topic}/b", "b", qos=0)
+    p.publish(f"{topic}/c", "c", **user(at(1.5)))
+    p.publish(f"{topic}/d", "d", **user(at(2, "ms"), ("mine", "1")))
+    p.publish(f"$delayed/0/{topic}/now", "now")
+    for name, due in (("now", 0), ("b", 0.5), ("a", 1), ("c", 1.5), ("d", 2)):
+        got = s.receive(timeout=5)
+        took = time.monotonic() - start
+        assert (got.topic, got.payload.decode()) == (f"{topic}/{name}", name)
+        assert due - 0.01 <= took < due + 1.5, f"{name} after {took:.3f} s"
+    assert got.prop("user") == ("mine", "1")  # what is said to the server stays with it
+    assert s.silent()
+
+
+def test_a_time_in_the_past_is_now(client, node, topic):
+    s, p = client(node), client(node)
+    s.subscribe(topic)
+    p.publish(topic, "1", **user(at(-3600)))
+    assert s.receive(timeout=2).payload == b"1"
+    p.publish(topic, "2", **user(("leat-deliver-at", "0")))
+    assert s.receive(timeout=2).payload == b"2"
+
+
+def test_cancel_and_replace(client, node, topic, cid):
+    s, p = client(node), client(node)
+    s.subscribe(topic)
+    name = cid("timer/1")
+    p.publish(f"$delayed/2/{topic}", "old", **user(("leat-timer", name)))
+    p.publish(f"$delayed/1/{topic}", "new", **user(("leat-timer", name)))
+    p.publish(f"$delayed/1/{topic}", "never", **user(("leat-timer", name + "x")))
+    assert p.publish(f"$delayed/cancel/{name}x").reason == 0
+    gone = p.publish(f"$delayed/cancel/{name}x")
+    assert gone.reason == 0x10
+    assert "nothing of this name" in gone.prop("reason_string")
+    assert s.receive(timeout=5).payload == b"new"
+    assert s.silent(2)
+    assert p.publish(f"$delayed/cancel/{name}").reason == 0x10  # it is published
+
+
+def test_names_belong_to_their_subject(client, sql_node, topic, cid):
+    alpha = sql_node.signers["alpha"]
+    s = client(sql_node, tenant="alpha")
+    s.subscribe(topic)
+    mine = client(sql_node, token=alpha.token("alice"))
+    yours = client(sql_node, token=alpha.token("bob"))
+    mine.publish(f"$delayed/1/{topic}", "mine", **user(("leat-timer", cid())))
+    yours.publish(f"$delayed/1.1/{topic}", "yours", **user(("leat-timer", cid())))
+    assert yours.publish(f"$delayed/cancel/{cid()}").reason == 0
+    assert s.receive(timeout=5).payload == b"mine"
+    assert s.silent(1)
+
+
+BAD = [
+    ("$delayed/x/TOPIC", [], "SECONDS"),
+    ("$delayed/-1/TOPIC", [], "SECONDS"),
+    ("$delayed/1", [], "SECONDS"),
+    ("$delayed/1/", [], "SECONDS"),
+    ("$delayed/31622401/TOPIC", [], "366 days"),
+    ("$delayed/1/$SYS/x", [], "$"),
+    ("$delayed/cancel/", [], "1 to 255"),
+    ("TOPIC", [("leat-deliver-at", "tomorrow")], "RFC 3339"),
+    ("TOPIC", [("leat-deliver-at", "2026-13-01T00:00:00Z")], "RFC 3339"),
+    ("TOPIC", [("leat-deliver-at", "9999-01-01T00:00:00Z")], "366 days"),
+    ("$delayed/1/TOPIC", [("leat-deliver-at", "0")], "does not go with"),
+    ("TOPIC", [("leat-timer", "x")], "say when"),
+    ("$delayed/1/TOPIC", [("leat-timer", "")], "1 to 255"),
+]
+
+
+@pytest.mark.parametrize("name,properties,words", BAD)
+def test_bad_ones_are_refused(client, memory_node, topic, name, properties, words):
+    s, p = client(memory_node), client(memory_node)
+    s.subscribe("#")
+    ack = p.publish(name.replace("TOPIC", topic), "x", check=False, **user(*properties))
+    assert ack.reason == 0x90
+    assert words in ack.prop("reason_string")
+    assert s.silent(0.2)
+
+
+def test_bad_one_of_an_old_client_ends_its_connection(client, memory_node, topic):
+    c = client(memory_node, version=4)
+    with pytest.raises(mqtt.Closed):
+        c.publish(f"$delayed/soon/{topic}", "x")
+
+
+def test_acl_judges_the_real_topic(client, sql_node, topic):
+    alpha = sql_node.signers["alpha"]
+    p = client(sql_node, token=alpha.token(publish=[f"{topic}/yes"]))
+    assert p.publish(f"$delayed/1/{topic}/yes", "x").reason == 0
+    assert p.publish(f"$delayed/1/{topic}/no", "x", check=False).reason == 0x87
+
+
+def test_attributes_and_expiry(client, node, topic):
+    """An event keeps what its publisher gave it, and its expiry runs from its publishing on."""
+    s, p = client(node), client(node)
+    s.subscribe(topic)
+    p.publish(f"$delayed/1.5/{topic}", b"\x00\xff",
+              props=[("message_expiry", 1), ("content_type", "a/b"), ("correlation_data", b"\x01"),
+                     ("user", ("k", 'v"\\'))])
+    got = s.receive(timeout=5)
+    assert (got.topic, got.payload) == (topic, b"\x00\xff")
+    assert got.prop("content_type") == "a/b"
+    assert got.prop("correlation_data") == b"\x01"
+    assert got.prop("user") == ("k", 'v"\\')
+
+
+def test_survives_a_restart(client, own_node, topic, cid):
+    n = own_node()
+    s = client(n, cid(), clean=False, props=[("session_expiry", 300)])
+    s.subscribe(topic)
+    p = client(n)
+    for i in range(20):
+        p.publish(f"$delayed/{1 + i % 3}/{topic}", str(i))
+    n.kill()
+    time.sleep(1)
+    n.start()
+    s = client(n, cid(), clean=False, props=[("session_expiry", 300)])
+    assert s.connack.present
+    assert sorted(int(m.payload) for m in s.receive_many(20, timeout=20)) == list(range(20))
+    assert s.silent(1)
+
+
+@pytest.fixture
+def pair(own_node, work):
+    """Two nodes of one schema."""
+    one = own_node()
+    two = Node(one.dir + "-two", one.dsn)
+    two.dsn, two.tenants, two.signers = one.dsn, one.tenants, one.signers
+    two.start()
+    yield one, two
+    two.stop() if two.alive() else None
+
+
+def leads(n):
+    return "role=timers" in n.text() and "held" in n.text().split("role=timers")[-1].splitlines()[0]
+
+
+def test_leader_dies(client, pair, topic, cid):
+    """kill -9 of the node that moves what is due: the other goes on, and each arrives once."""
+    dead, other = pair if leads(pair[0]) else pair[::-1]
+    s = client(other, cid(), clean=False, props=[("session_expiry", 300)])
+    s.subscribe(topic)
+    publishers = [client(dead), client(other)]
+    for i in range(200):
+        publishers[i % 2].publish(f"$delayed/{i % 40 / 10}/{topic}", str(i))
+    time.sleep(1)
+    dead.kill()
+    got = [int(m.payload) for m in s.receive_many(200, timeout=30)]
+    assert sorted(got) == list(range(200))
+    assert s.silent(1)
