@@ -214,7 +214,7 @@ $(B)/unit/node/test_dispatch $(B)/unit/node/test_sessions $(B)/unit/node/test_ch
 $(B)/unit/cluster/test_bus_memory $(B)/unit/cluster/test_bus_sim $(B)/integration/cluster/test_bus_sql: tests/bus_suite.c \
   tests/bus_suite_leader.c tests/bus_suite_retention.c
 $(B)/unit/cluster/test_sim: tests/sim_history.c
-$(B)/unit/node/test_sim_node: tests/sim_history.c tests/unit/node/sim_loop.c
+$(B)/unit/node/test_sim_node: tests/sim_history.c tests/unit/node/mesh.c tests/unit/node/sim_loop.c
 $(B)/unit/node/test_anywhere: tests/unit/node/mesh.c tests/unit/node/sim_loop.c
 -include $(UNITS:=.d) $(INTEGRATIONS:=.d)
 

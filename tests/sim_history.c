@@ -133,6 +133,20 @@ static void note_shown(struct history *h, uint32_t tenant, uint32_t partition, u
 	s->ids[seq] = id;
 }
 
+void history_shared(struct history *h, uint32_t sub, uint32_t tenant, uint32_t partition,
+                    uint64_t seq, struct slice payload)
+{
+	uint32_t id = id_of(h, payload);
+	struct published *ev = &h->events[id];
+
+	if (!id || ev->tenant != tenant) {
+		broken(h, "sub %u got what tenant %u never published", sub, tenant);
+		return;
+	}
+	note_shown(h, tenant, partition, seq, id);
+	ev->delivered[sub] = true;
+}
+
 void history_delivered(struct history *h, uint32_t sub, uint32_t tenant, uint32_t partition,
                        uint64_t seq, struct slice payload)
 {

@@ -30,6 +30,9 @@ void history_refused(struct history *h, uint32_t id);
 /* A subscription, by an index of its own, has events of one tenant. */
 void history_delivered(struct history *h, uint32_t sub, uint32_t tenant, uint32_t partition,
                        uint64_t seq, struct slice payload);
+/* The same to one of several consumers, who see no order between them. */
+void history_shared(struct history *h, uint32_t sub, uint32_t tenant, uint32_t partition,
+                    uint64_t seq, struct slice payload);
 void history_committed(struct history *h, uint32_t sub, uint32_t partition, uint64_t acked_through);
 void history_claimed(struct history *h, uint32_t sub, uint32_t partition, uint64_t acked_through);
 

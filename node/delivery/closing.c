@@ -10,7 +10,12 @@
 #include <stdlib.h>
 #include <sys/queue.h>
 
-enum { CLOSING_PAUSE_MS = 200 };
+enum {
+	CLOSING_PAUSE_MS = 200,
+	STRAY_EXPIRY_S = 60,   /* at least: somebody is about to claim it */
+	STRAYS_MAX = 4,        /* at a time: whoever asks for them may ask again */
+	STRAY_NAME_MAX = 1024, /* bytes: the column's */
+};
 
 struct closing {
 	struct bus_change req;
@@ -120,7 +125,51 @@ void closing_claimed(struct dispatch *d, const struct bus_claim *claim)
 	c->req.tenant_id = claim->tenant_id;
 	c->req.subscription_id = claim->subscription_id;
 	c->req.epoch = claim->epoch;
+	c->kind = claim->kind;
+	if (c->kind != BUS_SUB_SESSION && d->n_peers)
+		c->name = xstrndup(claim->name.p, claim->name.n);
 	closing_send(c);
+}
+
+/* ---- strays ------------------------------------------------------------------------------------
+ */
+
+struct stray {
+	struct bus_claim req;
+	struct dispatch *dispatch;
+	char name[];
+};
+
+static void on_stray(struct bus_claim *req)
+{
+	struct stray *st = (struct stray *)req;
+	struct dispatch *d = st->dispatch;
+
+	d->strays--;
+	if (req->stored_expiry_s < STRAY_EXPIRY_S)
+		req->stored_expiry_s = STRAY_EXPIRY_S;
+	if (req->outcome == SQL_OK && !share_find(d, req->tenant_id, req->kind, req->name))
+		closing_claimed(d, req);
+	d->bus->ops->claim_release(d->bus, req);
+	free(st);
+}
+
+void closing_stray(struct dispatch *d, uint32_t tenant_id, enum bus_sub_kind kind,
+                   struct slice name)
+{
+	struct stray *st;
+
+	if (!d->up || d->draining || d->strays >= STRAYS_MAX || name.n > STRAY_NAME_MAX)
+		return; /* it is asked for again */
+	st = xcalloc(1, sizeof *st + name.n + 1);
+	memcpy(st->name, name.p, name.n);
+	st->dispatch = d;
+	st->req.done = on_stray;
+	st->req.tenant_id = tenant_id;
+	st->req.kind = kind;
+	st->req.name = slice(st->name, name.n);
+	d->strays++;
+	d->bus->ops->claim(d->bus, &st->req);
 }
 
 void closing_release_all(struct dispatch *d)

@@ -210,6 +210,7 @@ struct dispatch {
 	uint32_t looks;                /* requests for heads under way */
 	bool look_again;               /* something was stored since they were sent */
 	LIST_HEAD(, closing) closings; /* rows being released or deleted */
+	uint32_t strays;               /* claims under way, to release what they find */
 	const struct peer_port *port;  /* NULL = there are no links to other nodes */
 	struct id128 *peers;           /* that are up */
 	size_t n_peers;
@@ -391,6 +392,10 @@ struct peer_message share_message(const struct subscription *s, enum peer_type t
 void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s, uint32_t idle_s);
 /* The same for a row that was claimed for a subscription that did not wait for it. */
 void closing_claimed(struct dispatch *d, const struct bus_claim *claim);
+/* A share that others take for ours and that is not here: its row may be ours nonetheless, by a
+ * claim whose outcome never came, and is let go then. */
+void closing_stray(struct dispatch *d, uint32_t tenant_id, enum bus_sub_kind kind,
+                   struct slice name);
 /* At the end of dispatch, when nothing is under way any more: forget those that wait to be
  * repeated. */
 void closing_release_all(struct dispatch *d);

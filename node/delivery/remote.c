@@ -293,6 +293,8 @@ static void on_attach(struct dispatch *d, const struct id128 *peer, const struct
 
 	if (!s || s->state != SUBSCRIPTION_ACTIVE || s->yielding) {
 		refuse(d, peer, m);
+		if (!s)
+			closing_stray(d, m->tenant_id, m->kind, m->name);
 		return;
 	}
 	r = remote_get(s, peer);
