@@ -38,6 +38,9 @@ static void append_fail(struct bus_append *req, size_t culprit, const char *why)
 	snprintf(req->error, sizeof req->error, "%s", why);
 }
 
+/* The seeded bug append-unfenced takes an ended session's writer for a live one. */
+#define FENCE_STATE (BUG("append-unfenced") ? "state>=0" : "state=1")
+
 static void fence_text(const struct bus_append *req, const struct id128 *me, struct buf *out)
 {
 	char hex[ID128_HEX];
@@ -45,8 +48,8 @@ static void fence_text(const struct bus_append *req, const struct id128 *me, str
 	id128_hex(me, hex);
 	buf_printf(out,
 	           "UPDATE writer SET flush_no=%" PRIu64 " WHERE session_id=x'%s' AND writer_no=%u"
-	           " AND flush_no=%" PRIu64 " AND fence=%" PRIu64 " AND state=1",
-	           req->flush_no, hex, req->writer_no, req->flush_no - 1, req->fence);
+	           " AND flush_no=%" PRIu64 " AND fence=%" PRIu64 " AND %s",
+	           req->flush_no, hex, req->writer_no, req->flush_no - 1, req->fence, FENCE_STATE);
 	buf_u8(out, '\0');
 }
 
@@ -94,9 +97,9 @@ static void small_text(const struct bus_append *req, const struct id128 *id, str
 	           "UPDATE writer w JOIN head h ON %s SET w.flush_no=%" PRIu64
 	           ",h.next_seq=h.next_seq+%u,h.bytes=h.bytes+%zu WHERE w.session_id=x'%s'"
 	           " AND w.writer_no=%u AND w.flush_no=%" PRIu64 " AND w.fence=%" PRIu64
-	           " AND w.state=1;",
+	           " AND w.%s;",
 	           head, req->flush_no, batch_count(b), batch_bytes(b), me, req->writer_no,
-	           req->flush_no - 1, req->fence);
+	           req->flush_no - 1, req->fence, FENCE_STATE);
 	buf_printf(out,
 	           "INSERT INTO journal(tenant_id,partition_id,base_seq,event_count,end_bytes,"
 	           "session_id,writer_no,flush_no,attributes,body)"

@@ -3,6 +3,7 @@
  */
 #include "cluster/bus_sql_impl.h"
 
+#include "base/bug.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -190,7 +191,7 @@ static void note_sighting(struct bus_sql *b, const struct sighting *s)
 		o->still++;
 	}
 	o->seen = true;
-	if (o->still >= BUS_SQL_LOOKS)
+	if (o->still >= BUS_SQL_LOOKS || (o->still > 0 && BUG("end-at-first-look")))
 		end_other(b, o);
 }
 
@@ -215,7 +216,8 @@ static void note_sightings(struct bus_sql *b, const struct session_job *job)
  * session could be ended whose holder does not yet know that it must stop. */
 static void note_look(struct bus_sql *b, const struct session_job *job)
 {
-	if (b->looked_ms && job->submitted_ms - b->looked_ms < b->settings.ttl_ms / 6)
+	if (b->looked_ms && job->submitted_ms - b->looked_ms < b->settings.ttl_ms / 6 &&
+	    !BUG("end-at-first-look"))
 		return;
 	b->looked_ms = clock_now_ms();
 	note_sightings(b, job);
@@ -468,7 +470,8 @@ void session_sql_generation(struct bus_sql *b, bool up)
 /* Our own TTL ran out without a renewal: others may have ended us, so stop until one matches. */
 void session_sql_tick(struct bus_sql *b)
 {
-	if (b->bus.state == BUS_UP && clock_now_ms() - b->renewed_ms > b->settings.ttl_ms)
+	if (b->bus.state == BUS_UP && clock_now_ms() - b->renewed_ms > b->settings.ttl_ms &&
+	    !BUG("no-self-fencing"))
 		go_down(b, "not renewed in time");
 	session_step(b);
 }

@@ -1,6 +1,7 @@
 /* subscription_sql: claiming, changing and expiring subscriptions. The claim rewrites owner and
  * epoch of every cursor, so that cursor commits need to look at no other row. */
 #include "base/buf.h"
+#include "base/bug.h"
 #include "base/mem.h"
 #include "cluster/bus_sql_impl.h"
 
@@ -239,7 +240,7 @@ static enum sql_outcome claim_row(struct sql_conn *c, const struct id128 *me, st
 	if (row->paused && !row->expired)
 		return SQL_LOST;
 	by_force = row->found && row->owner_live && !id128_eq(&row->owner, me);
-	if (by_force && !req->force) {
+	if (by_force && !req->force && !BUG("claim-live-owner")) {
 		req->holder.session_id = row->owner;
 		memcpy(req->holder.addr, row->peer, sizeof req->holder.addr);
 		return SQL_LOST;

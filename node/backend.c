@@ -125,11 +125,14 @@ static void gate_wait(struct backend *b, const char *what, const char *why)
 
 static void gate_pass(struct backend *b, const struct sql_server *server)
 {
+	uint32_t ttl_ms = server->galera ? GALERA_TTL_MS : BUS_SQL_TTL_MS;
 	struct err e;
 
 	log_info("node", "server=%s galera=%d database is ready", log_quote_str(server->version),
 	         server->galera);
-	if (open_sql(b, server->galera ? GALERA_TTL_MS : BUS_SQL_TTL_MS, &e) < 0)
+	if (b->config->ttl_ms)
+		ttl_ms = b->config->ttl_ms;
+	if (open_sql(b, ttl_ms, &e) < 0)
 		b->events.on_failed(b->events.arg, e.text);
 }
 

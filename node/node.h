@@ -51,6 +51,8 @@ struct node_config {
 	/* the backend: a database, or memory with these tenants and keys */
 	const char *db; /* DSN; NULL = memory */
 	bool accept_data_loss;
+	uint32_t ttl_ms; /* silent so long, a node is given up by the others; 0 = as the server
+	                    needs */
 	const struct tenant *tenants;
 	size_t tenant_count;
 	const struct registry_key_row *keys;

@@ -1,6 +1,7 @@
 #include "sql/conn.h"
 
 #include "base/mem.h"
+#include "base/point.h"
 #include "sql/conn_impl.h"
 #include "sql/error.h"
 
@@ -122,8 +123,10 @@ enum sql_outcome sql_commit(struct sql_conn *c)
 		snprintf(c->error, sizeof c->error, "COMMIT: not connected");
 		return SQL_RETRY;
 	}
+	POINT_COMMIT("commit");
 	if (!c->in_tx || mysql_real_query(c->my, "COMMIT", 6) == 0) {
 		c->in_tx = false;
+		POINT_COMMIT("committed");
 		return SQL_OK;
 	}
 	o = conn_failed_query(c, "COMMIT", true);

@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "base/point.h"
 #include "sql/conn_impl.h"
 
 #include <stdlib.h>
@@ -134,6 +135,7 @@ static enum sql_outcome execute(struct sql_conn *c, enum sql_stmt s, const struc
 	if (!bind_params(c, s, params, nparams))
 		return conn_refused(c, statements[s].name,
 		                    "larger than the server's max_allowed_packet");
+	POINT_STATEMENT(statements[s].name);
 	if (mysql_stmt_execute(c->stmts[s]))
 		return failed(c, s);
 	c->affected = mysql_stmt_affected_rows(c->stmts[s]);

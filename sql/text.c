@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "base/point.h"
 #include "sql/conn_impl.h"
 
 #include <stdlib.h>
@@ -66,6 +67,7 @@ enum sql_outcome sql_text(struct sql_conn *c, const char *text, size_t len,
 	if (!conn_begin(c, "text", &o))
 		return o;
 	c->result = 0;
+	POINT_STATEMENT("TEXT");
 	if (mysql_real_query(c->my, text, len))
 		return conn_failed_query(c, "text", commits);
 	for (;; c->result++) {
@@ -77,6 +79,8 @@ enum sql_outcome sql_text(struct sql_conn *c, const char *text, size_t len,
 		more = mysql_next_result(c->my);
 		if (more < 0) {
 			c->in_tx = (flags & SQL_TEXT_ENDS) != SQL_TEXT_ENDS;
+			if (!c->in_tx)
+				POINT_COMMIT("committed");
 			return SQL_OK;
 		}
 		if (more > 0) {

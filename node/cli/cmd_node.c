@@ -20,6 +20,7 @@ enum { CLUSTER_KEY_MIN = 32, CLUSTER_KEY_MAX = 4096 }; /* bytes */
 struct node_options {
 	const char *db;
 	bool accept_data_loss;
+	uint64_t ttl_ms;
 	bool memory;
 	const char *memory_tenant;
 	struct option_list memory_keys;
@@ -51,6 +52,10 @@ static const struct option rows[] = {
          .help = "the database: mysql://user:password@host:port/schema?…"},
         {"accept-data-loss", 0, OPTION_FLAG, AT(accept_data_loss),
          .help = "run on a database server that does not sync its commits to disk"},
+        {"ttl", 0, OPTION_DURATION, AT(ttl_ms), .arg = "TIME",
+         .help = "a node that does not renew its session so long is given up by the others; the "
+                 "same for all nodes; default 6s, on Galera 15s",
+         .min = 2000, .max = 120000},
         {"memory", 0, OPTION_FLAG, AT(memory),
          .help = "no database: events live in this process and end with it"},
         {"memory-tenant", 0, OPTION_TEXT, AT(memory_tenant), .arg = "NAME", .fallback = "dev",
@@ -210,6 +215,7 @@ static int run(const struct node_options *o, struct err *e)
 	        .name = name,
 	        .db = o->db,
 	        .accept_data_loss = o->accept_data_loss,
+	        .ttl_ms = (uint32_t)o->ttl_ms,
 	        .tenants = &tenant,
 	        .tenant_count = 1,
 	        .memory_bytes = o->memory_bytes,

@@ -454,10 +454,13 @@ static void restore_filters(struct session *s, struct slice stored)
 	}
 }
 
-/* A claim that was repeated may have made the row itself, unheard. */
+/* A claim that was repeated may have made the row itself, unheard: nothing is stored then. (One of
+ * a session with shared subscriptions alone has no cursors either, but filters.) */
 static bool is_fresh(const struct session *s, const struct bus_claim *req)
 {
-	return s->clean_start || req->created || (s->asked_again && !req->n_cursors);
+	bool bare = !req->n_cursors && slice_eq(req->stored_filters, slice_str("[]"));
+
+	return s->clean_start || req->created || (s->asked_again && bare);
 }
 
 static void open_taken(struct session *s, struct bus_claim *req)

@@ -1,5 +1,6 @@
 /* PUBLISH out, and the PUBACKs that settle it. */
 #include "base/mem.h"
+#include "base/point.h"
 #include "node/mqtt/mqtt_client.h"
 
 #include <inttypes.h>
@@ -96,6 +97,7 @@ static void send_publish(void *conn, const struct outgoing *o)
 		skip(c, o->packet_id);
 		return;
 	}
+	POINT("deliver");
 	m->stats.delivered++;
 	m->stats.delivered_bytes += payload.n;
 	mqtt_encode_publish(&m->out, c->version, &p);
@@ -126,5 +128,6 @@ const struct session_conn_ops mqtt_session_ops = {
 /* An unknown packet id is legal: after a change of owner or generation its delivery comes again. */
 void mqtt_on_puback(struct mqtt_client *c, const struct mqtt_packet *p)
 {
+	POINT("acked");
 	session_puback(c->session, p->ack.packet_id, p->ack.reason);
 }

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/point.h"
 #include "node/mqtt/mqtt_client.h"
 #include "node/mqtt/mqtt_schedule.h"
 #include "tenancy/topic.h"
@@ -86,6 +87,7 @@ static void send_puback(struct mqtt_client *c, const struct mqtt_inbound *in)
 	struct slice text = slice_str(c->problem_info ? in->text : NULL);
 	size_t before = out->len;
 
+	POINT("answer");
 	mqtt_encode_ack(out, c->version, MQTT_PUBACK, in->packet_id, in->reason, text);
 	if (text.n && c->max_packet && out->len - before > c->max_packet) {
 		out->len = before;

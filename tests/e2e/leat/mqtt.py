@@ -298,6 +298,7 @@ class Client:
         if tls:
             self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.buf, self.aside, self.next_id = bytearray(), deque(), 0
+        self.heard = time.monotonic()  # when anything came last
 
     def __enter__(self):
         return self
@@ -339,6 +340,7 @@ class Client:
             raise Closed(str(e)) from e
         if not data:
             raise Closed("end of file")
+        self.heard = time.monotonic()
         self.buf += data
 
     def _next(self, deadline):

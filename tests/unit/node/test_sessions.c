@@ -8,6 +8,7 @@ static struct node *the_node;
 static struct bus_ops faulty_ops;
 static const struct bus_ops *real_ops;
 static struct {
+	int retry_claims;    /* so many claims are not made */
 	int retry_changes;   /* so many changes are not made */
 	int unknown_commits; /* so many commits are stored, and nobody is told */
 	void (*commit_done)(struct bus_commit *);
@@ -31,6 +32,27 @@ static void faulty_change(struct bus *bus, struct bus_change *req)
 	loop_defer(the_node->loop, finish_change, req);
 }
 
+static void finish_claim(void *arg)
+{
+	struct bus_claim *req = arg;
+
+	req->done(req);
+}
+
+static void faulty_claim(struct bus *bus, struct bus_claim *req)
+{
+	if (faults.retry_claims <= 0) {
+		real_ops->claim(bus, req);
+		return;
+	}
+	faults.retry_claims--;
+	req->outcome = SQL_RETRY;
+	req->memory = NULL;
+	req->cursors = NULL;
+	req->n_cursors = 0;
+	loop_defer(the_node->loop, finish_claim, req);
+}
+
 static void on_unknown_commit(struct bus_commit *req)
 {
 	req->outcome = SQL_UNKNOWN;
@@ -52,6 +74,7 @@ static void make_faulty(struct node *n)
 	the_node = n;
 	real_ops = n->bus->ops;
 	faulty_ops = *real_ops;
+	faulty_ops.claim = faulty_claim;
 	faulty_ops.change = faulty_change;
 	faulty_ops.commit = faulty_commit;
 	n->bus->ops = &faulty_ops;
@@ -201,6 +224,31 @@ static void test_unknown_commit(void **state)
 	node_release(&n);
 }
 
+/* A session with a shared subscription alone has no cursors: when its claim had to be repeated it
+ * was taken for one that the first try had made, and its client was told that it is new. */
+static void test_claim_repeated_without_cursors(void **state)
+{
+	struct node n;
+	struct client c = {0};
+
+	(void)state;
+	node_init_with(&n, 0, 1);
+	make_faulty(&n);
+	connect_as(&n, &c, "c", false, 3600, 10);
+	assert_false(c.present);
+	subscribe(&c, "$share/g/#", 1);
+	disconnect(&c, 3600);
+	turns(&n, 60);
+	faults.retry_claims = 1;
+	connect_as(&n, &c, "c", false, 3600, 10);
+	assert_int_equal(faults.retry_claims, 0);
+	assert_true(c.present);
+	publish_many(&n, "t", 0, 20);
+	until(&n, c.n_got == 20);
+	free(c.got);
+	node_release(&n);
+}
+
 static bool only_b(void *arg, struct slice filter)
 {
 	(void)arg;
@@ -325,6 +373,7 @@ int main(void)
 	        cmocka_unit_test(test_packet_ids_come_free),
 	        cmocka_unit_test(test_cursor_waits_for_its_row),
 	        cmocka_unit_test(test_unknown_commit),
+	        cmocka_unit_test(test_claim_repeated_without_cursors),
 	        cmocka_unit_test(test_forbidden_filter_delivers_nothing),
 	        cmocka_unit_test(test_new_member_gets_the_backlog),
 	        cmocka_unit_test(test_begun_deliveries_are_completed),

@@ -70,7 +70,9 @@ class Journal:
 class History:
     """Filled by the actors' threads, checked by the main one while they rest."""
 
-    def __init__(self):
+    def __init__(self, again=True):
+        """again: what was settled in the last epoch may still come again."""
+        self.again = again
         self.lock = threading.Lock()
         self.acked = set()             # (publisher, number, attempt)
         self.sent = defaultdict(int)   # (publisher, number): attempts
@@ -124,6 +126,9 @@ class History:
     def _deliveries(self, name, journal, ordered):
         got = self.delivered[name]
         keys = {key for _, key in got}
+        undone = set() if self.again else keys & self.old
+        if undone:
+            raise Violation("settled", f"{name} got what was settled before: {some(sorted(undone))}")
         strange = keys - journal.keys() - self.old
         if strange:
             raise Violation("from-journal", f"{name} got what is not in the journal: "

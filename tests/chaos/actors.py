@@ -1,6 +1,7 @@
-"""The clients of the kill test: publishers, durable subscribers, and the watch over cursors. Each is
-a thread that reconnects whenever it is cut; `cut` asks it to reset its own connection, as the thread
-that reads a socket is the only one that may close it."""
+"""The clients of the kill test and of the chaos suite: publishers, durable subscribers, and the watch
+over cursors. Each is a thread that reconnects whenever it is cut, or its node says nothing although it
+was asked; `cut` asks it to reset its own connection, as the thread that reads a socket is the only one
+that may close it. `node` is what it connects to: open(version, timeout) and token."""
 
 import collections
 import contextlib
@@ -10,9 +11,30 @@ import time
 
 from history import parse, payload
 from leat import mqtt
+from leat.stack import SLOW
 
 IO_ERRORS = (OSError, mqtt.Closed, mqtt.Refused, TimeoutError)
 FOREVER = [("session_expiry", mqtt.FOREVER)]
+QUIET_S = 1.0  # of silence, then a PINGREQ is sent
+DEAD_S = 4.0   # of silence: the node is gone
+
+
+class Meter:
+    """The longest time without progress since start(). Any thread."""
+
+    def __init__(self):
+        self.last = self.begun = time.monotonic()
+        self.longest, self.marks = 0, 0
+
+    def start(self):
+        self.begun = self.last = time.monotonic()
+        self.longest, self.marks = 0, 0
+
+    def mark(self):
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self.last)
+        self.last = now
+        self.marks += 1
 
 
 class Actor(threading.Thread):
@@ -22,6 +44,7 @@ class Actor(threading.Thread):
         self.cut = threading.Event()      # reset the connection, soon
         self.stopping = threading.Event()
         self.failure = None               # why the thread died
+        self.meter = Meter()
 
     def run(self):
         try:
@@ -38,7 +61,8 @@ class Actor(threading.Thread):
         raise NotImplementedError
 
     def connect(self, **kw):
-        c = self.node.open(self.version, timeout=5)
+        c = self.node.open(self.version, timeout=3)
+        c.pinged = 0
         try:
             c.connack = c.connect(self.name, self.node.token, **kw)
         except BaseException:
@@ -46,20 +70,30 @@ class Actor(threading.Thread):
             raise
         return c
 
-    def cut_now(self, c):
+    def look_after(self, c):
+        """Cut the connection if that was asked for, or if nobody is at its other end."""
         if self.cut.is_set():
             self.cut.clear()
             c.reset()
             raise mqtt.Closed("cut")
+        now = time.monotonic()
+        if now - c.heard > DEAD_S * SLOW and c.pinged > c.heard:
+            c.reset()
+            raise mqtt.Closed("the node is silent")
+        if now - c.heard > QUIET_S and c.pinged <= c.heard:
+            c.pinged = now
+            c.send(mqtt.pingreq())
 
 
 class Publisher(Actor):
     """Keeps a window of QoS 1 publishes open; what was not answered is sent again, in order, as the
     next attempt."""
 
-    def __init__(self, node, history, number, topics, window=200, size=64, version=5):
+    def __init__(self, node, history, number, topics, window=200, size=64, version=5,
+                 rate=None):
         super().__init__(node, history, f"pub{number}", version)
         self.number, self.topics, self.window, self.size = number, topics, window, size
+        self.rate, self.due = rate, time.monotonic()  # events a second; when the next may go
         self.paused = threading.Event()
         self.next = 0
         self.pending = collections.OrderedDict()  # number: [topic, attempt, packet id]
@@ -70,14 +104,24 @@ class Publisher(Actor):
             ids = {}
             self.send(c, ids, list(self.pending))
             while not self.stopping.is_set():
-                self.cut_now(c)
+                self.look_after(c)
                 fresh = []
-                while not self.paused.is_set() and len(self.pending) < self.window:
+                while self.may_publish():
                     self.pending[self.next] = [random.choice(self.topics), 0, None]
                     fresh.append(self.next)
                     self.next += 1
                 self.send(c, ids, fresh)
                 self.answers(c, ids)
+
+    def may_publish(self):
+        if self.paused.is_set() or len(self.pending) >= self.window:
+            return False
+        if self.rate:
+            now = time.monotonic()
+            if now < self.due:
+                return False
+            self.due = max(self.due, now - 0.1) + 1 / self.rate
+        return True
 
     def send(self, c, ids, numbers):
         data = []
@@ -101,6 +145,8 @@ class Publisher(Actor):
                 p = c.read(wait)
                 if p.kind == mqtt.DISCONNECT:
                     raise mqtt.Closed(str(p))
+                if p.kind == mqtt.PINGRESP:
+                    continue
                 n = ids.pop(p.packet_id)
                 topic, attempt, _ = self.pending.pop(n)
                 if p.reason not in (0, 0x10):
@@ -108,6 +154,7 @@ class Publisher(Actor):
                 with self.history.lock:
                     self.history.acked.add((self.number, n, attempt))
                 self.acks += 1
+                self.meter.mark()
                 if mqtt.split(c.buf) is None:
                     return
         except TimeoutError:
@@ -137,7 +184,7 @@ class Subscriber(Actor):
             self.reconnects += 1
             held = collections.deque()
             while not self.stopping.is_set():
-                self.cut_now(c)
+                self.look_after(c)
                 self.take(c, held)
 
     def take(self, c, held):
@@ -147,6 +194,8 @@ class Subscriber(Actor):
                 p = c.read(0.02 if held or got else 0.1)
                 if p.kind == mqtt.DISCONNECT:
                     raise mqtt.Closed(str(p))
+                if p.kind == mqtt.PINGRESP:
+                    continue
                 assert p.kind == mqtt.PUBLISH, str(p)
                 got.append((p.topic, parse(p.payload)))
                 held.append(p.packet_id)
@@ -159,6 +208,7 @@ class Subscriber(Actor):
             if got:
                 with self.history.lock:
                     self.history.delivered[self.subscription] += got
+                self.meter.mark()
         keep = random.randrange(0, 30) if got else 0
         data = []
         while len(held) > keep:
