@@ -163,16 +163,18 @@ class Publisher(Actor):
 
 class Subscriber(Actor):
     """A durable session; `name` in the history is its subscription's. Holds some acknowledgements
-    back for a while, so that a cut finds deliveries in flight."""
+    back for a while, so that a cut finds deliveries in flight. A slow one (think_s for each event, two
+    at a time) lets a backlog grow behind it; `hurry` asks it to catch up."""
 
-    def __init__(self, node, history, name, filter_, subscription=None, version=5):
+    def __init__(self, node, history, name, filter_, subscription=None, version=5, think_s=0):
         super().__init__(node, history, name, version)
         self.filter, self.subscription = filter_, subscription or name
+        self.think_s, self.hurry = think_s, threading.Event()
         self.ready = threading.Event()
         self.reconnects = 0
 
     def life(self):
-        kw = {"props": FOREVER} if self.version == 5 else {}
+        kw = {"props": FOREVER + [("receive_maximum", 2)] * bool(self.think_s)} if self.version == 5 else {}
         with self.connect(clean=False, **kw) as c:
             if not c.connack.present:
                 if self.ready.is_set():
@@ -209,12 +211,23 @@ class Subscriber(Actor):
                 with self.history.lock:
                     self.history.delivered[self.subscription] += got
                 self.meter.mark()
-        keep = random.randrange(0, 30) if got else 0
+                self.check_silence()
+        if self.think_s and not self.hurry.is_set():
+            self.hurry.wait(self.think_s * len(got))
+        keep = random.randrange(0, 30) if got and not self.think_s else 0
         data = []
         while len(held) > keep:
             data.append(mqtt.puback(held.popleft(), version=self.version))
         if data:
             c.send(b"".join(data))
+
+
+    def check_silence(self):
+        """A node that cannot renew its session says nothing any more once its TTL is over."""
+        silent_from = getattr(getattr(self.node, "at", None), "silent_from", None)
+        if silent_from and time.monotonic() > silent_from:
+            self.history.violation("self-fencing", f"{self.name} got an event from a node that had not "
+                                                   "renewed its session for longer than its TTL")
 
 
 class CursorWatch(threading.Thread):

@@ -8,8 +8,10 @@ import re
 import signal
 import time
 
+from leat.stack import SLOW
 from world import FAKETIME, utc
 
+SLACK_S = 1.5  # from a TTL's end until what a node sent before has been read
 LIGHT = ("client", "lose-reply", "lose-request", "db-cut", "peer-cut")
 # Where a node is caught mostly at its start: less often chosen.
 START = re.compile("(before|commit|committed) (TENANT|CHANGES|SCHEMA|SESSION_BEGIN|WRITER_CREATE)")
@@ -90,15 +92,17 @@ class Faults:
         """A life that kills or stops itself at a named place."""
         places = self.world.places()
         place = self.rng.choice([p for p in places if self.rng.random() < 0.1 or not START.match(p)])
-        often = self.rng.choice((1, 1, 1, 2, 3, 10, 40))
+        often = self.rng.choice((1, 1, 1, 1, 2, 3, 10))
         what = self.rng.choice(("kill", "stop"))
         node.kill()
         node.check_log()
         node.begin({"LEAT_POINT": f"{place}:{often}:{what}"})
-        time.sleep(self.rng.uniform(0.1, 0.4))
-        self.world.go_home()
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
+        begun = time.monotonic()
+        calls = [0.4, 0.8, 1.5, 2.5]  # its clients come back to it
+        while time.monotonic() < begun + 4:
+            if calls and time.monotonic() > begun + calls[0]:
+                calls.pop(0)
+                self.world.go_home()
             if node.state() in "TXZ":
                 self.hits[place] += 1
                 self.log.append(f"{utc()} {what} at {place}")
@@ -203,7 +207,11 @@ class Faults:
 
     def hold(self, node, verb):
         self.link(node, verb)
-        self.linger(node, self.ttls(0.2, 2))
+        node.silent_from = time.monotonic() + self.world.ttl_s + SLACK_S * SLOW
+        try:
+            self.linger(node, self.ttls(0.2, 3.5))
+        finally:
+            node.silent_from = None
         if self.rng.random() < 0.5:
             self.link(node, "cut")
         self.link(node, "release")

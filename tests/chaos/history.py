@@ -105,11 +105,12 @@ class History:
             raise Violation("once", f"in the journal, not sent since the last check: {some(unsent)}")
         self._journal_order(journal)
 
-    def check_deliveries(self, subscriptions):
-        """subscriptions: {name: ordered?}, when all had time to get everything. Then forgets the
-        epoch. Raises Violation."""
-        for name, ordered in subscriptions.items():
-            self._deliveries(name, self.journal, ordered)
+    def check_deliveries(self, subscriptions, unordered=()):
+        """subscriptions: {name: filter}, when all had time to get everything; unordered: those with
+        several consumers. Then forgets the epoch. Raises Violation."""
+        for name, filter_ in subscriptions.items():
+            mine = {k: at for k, at in self.journal.items() if matches(filter_, at[2])}
+            self._deliveries(name, mine, name not in unordered)
         self._roll(self.journal)
 
     def _journal_order(self, journal):
@@ -161,6 +162,15 @@ class History:
         self.acked.clear()
         self.sent.clear()
         self.delivered.clear()
+
+
+def matches(filter_, topic):
+    """MQTT's topic filters, as far as they are used here."""
+    wanted, levels = filter_.split("/"), topic.split("/")
+    if wanted[-1] == "#":
+        wanted.pop()
+        levels = levels[:len(wanted)] if len(levels) >= len(wanted) else levels
+    return len(wanted) == len(levels) and all(w in ("+", at) for w, at in zip(wanted, levels))
 
 
 def payload(pub, number, attempt, size):

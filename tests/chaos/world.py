@@ -9,7 +9,7 @@ import signal
 import time
 
 from actors import Publisher, Subscriber
-from history import History, Journal, Violation, parse, some
+from history import History, Journal, Violation, matches, parse, some
 from leat import pki, stack
 from proxy import Proxy
 from witness import Witness
@@ -41,6 +41,7 @@ class ChaosNode(stack.Node):
         super().__init__(directory, dsn, authority, f"chaos-{number}", options)
         self.number, self.links, self.peer_link = number, links, peer_link
         self.base_env, self.token = {}, None
+        self.silent_from = None  # monotonic: it cannot renew, and has to be silent from then on
         self.armed = None        # LEAT_POINT of this life
         self.stopped_until = 0   # when a life that stopped itself goes on
         self.others = []         # processes of earlier lives that still run
@@ -162,7 +163,11 @@ class World:
             Subscriber(door(1), h, "sub-v3", "k/+", version=4),
             *(Subscriber(door(2 + i), h, f"share-{i}", "$share/g/k/#", "share") for i in range(3)),
         ]
-        self.subscriptions = {"sub-all": True, "sub-v3": True, "share": False}
+        self.slow = [Subscriber(door(i), h, f"slow-{i}", "k/both", think_s=0.06) for i in range(3)]
+        self.subscribers += self.slow
+        self.subscriptions = {"sub-all": "k/#", "sub-v3": "k/+", "share": "k/#",
+                              **{s.name: "k/both" for s in self.slow}}
+        self.unordered = {"share"}
         self.publishers = [
             Publisher(door(0), h, 1, ["k/1", "k/both"], 40, rate=rate),
             Publisher(door(1), h, 2, ["k/2", "k/both", "k/two"], 40, version=4, rate=rate),
@@ -256,6 +261,8 @@ class World:
         """Let everything come to rest and check it. Returns the number of events."""
         for p in self.publishers:
             p.paused.set()
+        for s in self.slow:
+            s.hurry.set()
         self.wait(lambda: not any(p.pending for p in self.publishers), "every publish answered")
         self.wait(lambda: not any(n.stopped_until or n.state() == "T" for n in self.nodes), "nodes go on")
         events = self.journal.read_new()
@@ -265,23 +272,26 @@ class World:
         if late:
             raise Violation("once", f"{len(late)} events appended after everything was answered, "
                                     f"the first {late[0][1]}: {late[0][3][:20]}")
-        self.history.check_deliveries(self.subscriptions)
+        self.history.check_deliveries(self.subscriptions, self.unordered)
         self.settled()
         self.witness.check()
         self.go_home()
+        for s in self.slow:
+            s.hurry.clear()
         for p in self.publishers:
             p.paused.clear()
         return len(events)
 
     def await_deliveries(self, events):
         """Until every subscription has everything; if not, the check says what is missing."""
-        keys = {parse(payload) for _, _, _, payload in events}
+        wanted = {name: {parse(e[3]) for e in events if matches(filter_, e[2])}
+                  for name, filter_ in self.subscriptions.items()}
         end = time.monotonic() + RESUME_S * stack.SLOW
         while time.monotonic() < end:
             self.broken()
             with self.history.lock:
                 seen = {name: {k for _, k in self.history.delivered[name]} for name in self.subscriptions}
-            if all(keys <= got for got in seen.values()):
+            if all(wanted[name] <= got for name, got in seen.items()):
                 return
             time.sleep(0.1)
 
