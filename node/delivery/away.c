@@ -19,7 +19,7 @@ enum {
 	DONE_MAX = 1024, /* settled lately, per partition */
 	PAUSE_MS =
 	        100, /* until it is claimed, when its owner cannot be reached; doubled each time */
-	PAUSE_MAX_MS = 1000,
+	PAUSE_MAX_MS = 500,
 };
 
 enum away_link {
