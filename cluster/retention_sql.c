@@ -15,6 +15,7 @@
 
 enum {
 	HEADS_A_LOOK = 500,
+	HEADS_AT_ONCE = 100, /* whose rows one transaction holds, for the time of its COMMIT */
 	TENANTS_A_LOOK = 500,
 	SESSIONS_AT_ONCE = 16,
 	ROOM_AGAIN = 16, /* a full tenant has room again when this part of its limit is free */
@@ -27,6 +28,14 @@ struct aged {
 	uint64_t first_seq;
 	uint64_t removed_bytes;
 	uint32_t keep_s; /* 0 = for ever */
+};
+
+/* What goes of one head. */
+struct cut {
+	struct aged to;     /* first_seq and removed_bytes as they will be */
+	uint64_t first_seq; /* as it is */
+	uint64_t excess;    /* bytes that must go, whatever their age */
+	bool blocked;       /* something would have gone, but for a pinned queue */
 };
 
 /* A tenant at or above its limit, or marked so. */
@@ -42,6 +51,7 @@ struct step {
 	const struct bus_job *job;
 	struct bus_retain *req;
 	char who[160];
+
 	size_t n_heads; /* the look's or a tenant's */
 	struct aged heads[HEADS_A_LOOK];
 	size_t n_looked; /* by the look, due or not */
@@ -50,6 +60,12 @@ struct step {
 	struct laden laden[TENANTS_A_LOOK];
 	size_t n_ended;
 	struct id128 ended[SESSIONS_AT_ONCE];
+
+	/* the next transaction */
+	size_t n_cuts;
+	struct cut cuts[HEADS_AT_ONCE];
+	uint32_t n_rows;
+	struct buf rows; /* JSON array of [tenant, partition, base_seq] without its end */
 };
 
 static enum sql_outcome fence(struct step *s)
@@ -61,139 +77,153 @@ static enum sql_outcome fence(struct step *s)
 	return o == SQL_OK && sql_affected(s->c) == 0 ? SQL_LOST : o;
 }
 
-/* ---- cutting: the oldest batches of one head --------------------------------------------------
+static struct sql_param param_text(const struct buf *b)
+{
+	return sql_utf8(b->data, b->len);
+}
+
+/* ---- choosing: the oldest batches of a head ---------------------------------------------------
  */
 
-struct cut {
-	struct aged from; /* first_seq and removed_bytes move on */
-	uint64_t excess;  /* bytes that must go, whatever their age */
-	uint64_t pinned;  /* nothing above this goes: a pinned queue has not done it */
-	bool blocked;     /* and something would have gone */
-	uint32_t n;
-	struct buf bases; /* JSON array of the batches that go */
-};
+static bool has_room(const struct step *s)
+{
+	return s->req->removed + s->n_rows < s->req->limit && s->n_cuts < HEADS_AT_ONCE;
+}
 
 static int on_batch(void *arg, const struct sql_cell *cells, unsigned n)
 {
-	struct cut *cut = arg;
+	struct step *s = arg;
+	struct cut *cut = &s->cuts[s->n_cuts];
 	uint64_t end = cells[0].u + cells[1].u;
-	uint64_t size = cells[2].u - cut->from.removed_bytes;
+	uint64_t size = cells[2].u - cut->to.removed_bytes;
 
-	if (n < 4 || (!cells[3].u && !cut->excess))
+	if (n < 5 || (!cells[3].u && !cut->excess))
 		return 1;
-	if (end - 1 > cut->pinned) {
+	if (!cells[4].null && end - 1 > cells[4].u) {
 		cut->blocked = true;
 		return 1;
 	}
-	buf_printf(&cut->bases, "%s%" PRIu64, cut->n++ ? "," : "[", cells[0].u);
+	buf_printf(&s->rows, "%s[%u,%u,%" PRIu64 "]", s->n_rows++ ? "," : "[", cut->to.tenant_id,
+	           cut->to.partition_id, cells[0].u);
 	cut->excess -= size < cut->excess ? size : cut->excess;
-	cut->from.first_seq = end;
-	cut->from.removed_bytes = cells[2].u;
+	cut->to.first_seq = end;
+	cut->to.removed_bytes = cells[2].u;
 	return 0;
 }
 
-static int on_pinned(void *arg, const struct sql_cell *cells, unsigned n)
+/* Choose what is too old, and *excess bytes; *excess is what could not be had of it. */
+static enum sql_outcome choose(struct step *s, const struct aged *a, uint64_t *excess,
+                               bool *blocked)
 {
-	struct cut *cut = arg;
-
-	if (n && !cells[0].null)
-		cut->pinned = cells[0].u;
-	return 1;
-}
-
-static enum sql_outcome cut_look(struct step *s, struct cut *cut)
-{
-	const struct aged *a = &cut->from;
-	struct sql_param head[] = {sql_u64(a->tenant_id), sql_u64(a->partition_id)};
-	struct sql_param rows[] = {
-	        sql_u64(a->keep_s),
-	        sql_u64(a->keep_s),
-	        head[0],
-	        head[1],
-	        sql_u64(a->first_seq),
-	        sql_u64(s->req->limit - s->req->removed),
+	struct cut *cut = &s->cuts[s->n_cuts];
+	struct sql_param params[] = {
+	        sql_u64(a->keep_s),    sql_u64(a->keep_s),
+	        sql_u64(a->tenant_id), sql_u64(a->partition_id),
+	        sql_u64(a->tenant_id), sql_u64(a->partition_id),
+	        sql_u64(a->first_seq), sql_u64(s->req->limit - s->req->removed - s->n_rows),
 	};
-	enum sql_outcome o = sql_query(s->c, STMT_RETAIN_PINNED, head, 2, on_pinned, cut);
+	enum sql_outcome o;
 
-	if (o == SQL_OK)
-		o = sql_query(s->c, STMT_RETAIN_ROWS, rows, 6, on_batch, cut);
+	*cut = (struct cut){.to = *a, .first_seq = a->first_seq, .excess = *excess};
+	o = sql_query(s->c, STMT_RETAIN_ROWS, params, 8, on_batch, s);
+	*excess = cut->excess;
+	*blocked |= cut->blocked;
+	s->n_cuts += cut->to.first_seq != a->first_seq;
 	return o;
 }
 
-static enum sql_outcome delete_rows(struct step *s, const struct cut *cut)
-{
-	struct sql_param params[] = {
-	        sql_utf8(cut->bases.data, cut->bases.len),
-	        sql_u64(cut->from.tenant_id),
-	        sql_u64(cut->from.partition_id),
-	};
-	enum sql_outcome o = sql_exec(s->c, STMT_JOURNAL_DELETE, params, 3);
+/* ---- removing ---------------------------------------------------------------------------------
+ */
 
+static enum sql_outcome delete_rows(struct step *s)
+{
+	struct sql_param rows;
+	enum sql_outcome o;
+
+	buf_u8(&s->rows, ']');
+	rows = param_text(&s->rows);
+	o = sql_exec(s->c, STMT_JOURNAL_DELETE, &rows, 1);
 	/* fewer: an earlier step of ours was committed after all; look again */
-	return o == SQL_OK && sql_affected(s->c) != cut->n ? SQL_RETRY : o;
+	return o == SQL_OK && sql_affected(s->c) != s->n_rows ? SQL_RETRY : o;
 }
 
-/* A cursor below the first number gone has been told of before. */
-static enum sql_outcome note_gaps(struct step *s, const struct cut *cut, uint64_t first_seq)
+/* A cursor below the first number that goes now has been told of before. */
+static enum sql_outcome note_gaps(struct step *s, uint32_t *gaps)
 {
-	struct sql_param params[] = {
-	        sql_bytes(s->who, strlen(s->who)),      sql_u64(cut->from.first_seq - 1),
-	        sql_u64(cut->from.tenant_id),           sql_u64(cut->from.partition_id),
-	        sql_u64(first_seq ? first_seq - 1 : 0), sql_u64(cut->from.first_seq - 2),
-	};
-	enum sql_outcome o = sql_exec(s->c, STMT_RETAIN_GAPS, params, 6);
+	struct sql_param params[2] = {sql_bytes(s->who, strlen(s->who))};
+	struct buf json = {0};
+	enum sql_outcome o;
 
-	if (o == SQL_OK)
-		s->req->gaps += (uint32_t)sql_affected(s->c);
-	return o;
-}
+	for (size_t i = 0; i < s->n_cuts; i++) {
+		const struct cut *cut = &s->cuts[i];
 
-static enum sql_outcome move_head(struct step *s, const struct cut *cut)
-{
-	char text[200];
-	int n = snprintf(text, sizeof text,
-	                 "UPDATE head SET first_seq=%" PRIu64 ",removed_bytes=%" PRIu64
-	                 " WHERE tenant_id=%u AND partition_id=%u;COMMIT",
-	                 cut->from.first_seq, cut->from.removed_bytes, cut->from.tenant_id,
-	                 cut->from.partition_id);
-
-	return sql_text(s->c, text, (size_t)n, NULL, SQL_TEXT_ENDS);
-}
-
-static enum sql_outcome cut_off(struct step *s, struct cut *cut, uint64_t first_seq)
-{
-	uint32_t gaps = s->req->gaps;
-	enum sql_outcome o = fence(s);
-
-	buf_u8(&cut->bases, ']');
-	if (o == SQL_OK)
-		o = delete_rows(s, cut);
-	if (o == SQL_OK)
-		o = note_gaps(s, cut, first_seq);
-	if (o == SQL_OK)
-		o = move_head(s, cut);
-	if (o == SQL_OK)
-		s->req->removed += cut->n;
-	else
-		s->req->gaps = gaps;
-	return o;
-}
-
-/* Remove what is too old, and *excess bytes; *excess is what could not be removed of it. */
-static enum sql_outcome shorten(struct step *s, const struct aged *a, uint64_t *excess,
-                                bool *blocked)
-{
-	struct cut cut = {.from = *a, .excess = *excess, .pinned = UINT64_MAX};
-	enum sql_outcome o = cut_look(s, &cut);
-
-	sql_rollback(s->c); /* the fence comes first in a transaction */
-	if (o == SQL_OK && cut.n)
-		o = cut_off(s, &cut, a->first_seq);
-	if (o == SQL_OK) {
-		*excess = cut.excess;
-		*blocked |= cut.blocked;
+		buf_printf(&json, "%s[%u,%u,%" PRIu64 ",%" PRIu64 "]", i ? "," : "[",
+		           cut->to.tenant_id, cut->to.partition_id,
+		           cut->first_seq ? cut->first_seq - 1 : 0, cut->to.first_seq - 1);
 	}
-	buf_release(&cut.bases);
+	buf_u8(&json, ']');
+	params[1] = param_text(&json);
+	o = sql_exec(s->c, STMT_RETAIN_GAPS, params, 2);
+	*gaps = (uint32_t)sql_affected(s->c);
+	buf_release(&json);
+	return o;
+}
+
+static int by_key(const void *a, const void *b)
+{
+	const struct aged *x = &((const struct cut *)a)->to;
+	const struct aged *y = &((const struct cut *)b)->to;
+
+	if (x->tenant_id != y->tenant_id)
+		return x->tenant_id < y->tenant_id ? -1 : 1;
+	return (x->partition_id > y->partition_id) - (x->partition_id < y->partition_id);
+}
+
+/* In the order that appends lock them in. */
+static enum sql_outcome move_heads(struct step *s)
+{
+	struct buf text = {0};
+	enum sql_outcome o;
+
+	qsort(s->cuts, s->n_cuts, sizeof s->cuts[0], by_key);
+	buf_append_str(&text, "UPDATE JSON_TABLE('");
+	for (size_t i = 0; i < s->n_cuts; i++) {
+		const struct aged *to = &s->cuts[i].to;
+
+		buf_printf(&text, "%s[%u,%u,%" PRIu64 ",%" PRIu64 "]", i ? "," : "[", to->tenant_id,
+		           to->partition_id, to->first_seq, to->removed_bytes);
+	}
+	buf_append_str(&text,
+	               "]','$[*]' COLUMNS(t INT UNSIGNED PATH '$[0]',p SMALLINT UNSIGNED PATH"
+	               " '$[1]',f BIGINT UNSIGNED PATH '$[2]',r BIGINT UNSIGNED PATH '$[3]')) d"
+	               " STRAIGHT_JOIN head h ON h.tenant_id=d.t AND h.partition_id=d.p"
+	               " SET h.first_seq=d.f,h.removed_bytes=d.r;COMMIT");
+	o = sql_text(s->c, text.data, text.len, NULL, SQL_TEXT_ENDS);
+	buf_release(&text);
+	return o;
+}
+
+/* What was chosen goes, in one transaction. */
+static enum sql_outcome remove_chosen(struct step *s)
+{
+	uint32_t gaps = 0;
+	enum sql_outcome o = SQL_OK;
+
+	sql_rollback(s->c); /* the looks are over: in a transaction the fence comes first */
+	if (s->n_cuts)
+		o = fence(s);
+	if (o == SQL_OK && s->n_cuts)
+		o = delete_rows(s);
+	if (o == SQL_OK && s->n_cuts)
+		o = note_gaps(s, &gaps);
+	if (o == SQL_OK && s->n_cuts)
+		o = move_heads(s);
+	if (o == SQL_OK) {
+		s->req->removed += s->n_rows;
+		s->req->gaps += gaps;
+	}
+	s->n_cuts = s->n_rows = 0;
+	buf_clear(&s->rows);
 	return o;
 }
 
@@ -229,7 +259,7 @@ static int on_part(void *arg, const struct sql_cell *cells, unsigned n)
 	return 0;
 }
 
-static enum sql_outcome mark_full(struct step *s, const struct laden *t, bool full)
+static enum sql_outcome write_mark(struct step *s, const struct laden *t, bool full)
 {
 	char id[16];
 	char detail[96];
@@ -244,15 +274,24 @@ static enum sql_outcome mark_full(struct step *s, const struct laden *t, bool fu
 	        sql_bytes(action, strlen(action)),  sql_bytes(id, (size_t)n_id),
 	        sql_utf8(detail, (size_t)n_detail),
 	};
-	enum sql_outcome o = fence(s);
+	enum sql_outcome o =
+	        sql_exec(s->c, full ? STMT_STORAGE_FULL : STMT_STORAGE_ROOM, mark, full ? 2 : 1);
 
-	if (o == SQL_OK)
-		o = sql_exec(s->c, full ? STMT_STORAGE_FULL : STMT_STORAGE_ROOM, mark,
-		             full ? 2 : 1);
 	if (o == SQL_OK)
 		o = sql_exec(s->c, STMT_AUDIT_NEW, audit, 5);
 	if (o == SQL_OK)
 		o = sql_exec(s->c, STMT_CHANGES_BUMP, NULL, 0);
+	return o;
+}
+
+static enum sql_outcome mark_full(struct step *s, const struct laden *t, bool full)
+{
+	enum sql_outcome o;
+
+	sql_rollback(s->c);
+	o = fence(s);
+	if (o == SQL_OK)
+		o = write_mark(s, t, full);
 	if (o == SQL_OK)
 		o = sql_commit(s->c);
 	if (o == SQL_OK)
@@ -272,12 +311,12 @@ static enum sql_outcome unload(struct step *s, const struct laden *t)
 
 	s->n_heads = 0;
 	o = sql_query(s->c, STMT_RETAIN_PARTS, &id, 1, on_part, s);
-	for (size_t i = 0; o == SQL_OK && i < s->n_heads; i++) {
-		if (!excess || s->req->removed >= s->req->limit)
-			return o;
+	for (size_t i = 0; o == SQL_OK && excess && has_room(s) && i < s->n_heads; i++) {
 		s->heads[i].tenant_id = t->tenant_id;
-		o = shorten(s, &s->heads[i], &excess, &blocked);
+		o = choose(s, &s->heads[i], &excess, &blocked);
 	}
+	if (o == SQL_OK)
+		o = remove_chosen(s);
 	if (o == SQL_OK && excess && blocked && !t->full)
 		o = mark_full(s, t, true);
 	return o;
@@ -289,11 +328,9 @@ static enum sql_outcome relieve_tenants(struct step *s)
 	struct sql_param params[] = {max, max, sql_u64(TENANTS_A_LOOK)};
 	enum sql_outcome o = sql_query(s->c, STMT_RETAIN_OVER, params, 3, on_laden, s);
 
-	for (size_t i = 0; o == SQL_OK && i < s->n_laden; i++) {
+	for (size_t i = 0; o == SQL_OK && i < s->n_laden && has_room(s); i++) {
 		const struct laden *t = &s->laden[i];
 
-		if (s->req->removed >= s->req->limit)
-			break;
 		if (t->max && t->stored > t->max)
 			o = unload(s, t);
 		else if (t->full && (!t->max || t->stored <= t->max - t->max / ROOM_AGAIN))
@@ -326,6 +363,13 @@ static int on_looked(void *arg, const struct sql_cell *cells, unsigned n)
 	return 0;
 }
 
+static void went_on(struct bus_retain *req, const struct aged *to)
+{
+	req->tenant_id = to->tenant_id;
+	req->partition_id = to->partition_id;
+}
+
+/* The next heads by key; where there is no room for all that are due, as far as it goes. */
 static enum sql_outcome shorten_aged(struct step *s)
 {
 	struct bus_retain *req = s->req;
@@ -333,22 +377,24 @@ static enum sql_outcome shorten_aged(struct step *s)
 	        sql_u64(req->retention_s), sql_u64(req->retention_s),  sql_u64(req->tenant_id),
 	        sql_u64(req->tenant_id),   sql_u64(req->partition_id), sql_u64(HEADS_A_LOOK),
 	};
+	struct aged done = {.tenant_id = req->tenant_id, .partition_id = req->partition_id};
+	size_t i;
 	enum sql_outcome o;
 
 	s->n_heads = 0;
 	o = sql_query(s->c, STMT_RETAIN_LOOK, params, 6, on_looked, s);
-	for (size_t i = 0; o == SQL_OK && i < s->n_heads; i++) {
-		uint64_t excess = 0;
+	for (i = 0; o == SQL_OK && i < s->n_heads && has_room(s); i++) {
+		uint64_t none = 0;
 		bool blocked = false;
 
-		if (req->removed >= req->limit)
-			return o; /* these heads again */
-		o = shorten(s, &s->heads[i], &excess, &blocked);
+		o = choose(s, &s->heads[i], &none, &blocked);
+		done = s->heads[i];
 	}
-	if (o != SQL_OK || req->removed >= req->limit)
-		return o;
-	req->tenant_id = s->n_looked ? s->last_looked.tenant_id : 0;
-	req->partition_id = s->n_looked ? s->last_looked.partition_id : 0;
+	req->more |= i < s->n_heads;
+	if (o == SQL_OK)
+		o = remove_chosen(s);
+	if (o == SQL_OK)
+		went_on(req, i < s->n_heads ? &done : &s->last_looked);
 	return o;
 }
 
@@ -397,11 +443,12 @@ static enum sql_outcome work_retain(struct sql_conn *c, void *arg)
 	*s = (struct step){.c = c, .job = job, .req = req};
 	snprintf(s->who, sizeof s->who, "node:%s", (const char *)job->more);
 	o = relieve_tenants(s);
-	if (o == SQL_OK && req->removed < req->limit)
+	if (o == SQL_OK && has_room(s))
 		o = shorten_aged(s);
 	if (o == SQL_OK && req->tenant_id == 0)
 		o = remove_sessions(s);
-	req->more = req->removed >= req->limit;
+	req->more |= req->removed >= req->limit;
+	buf_release(&s->rows);
 	free(s);
 	return o;
 }

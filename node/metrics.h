@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/id128.h"
 #include "node/delivery/dispatch.h"
+#include "node/leader/retention.h"
 #include "node/leader/timers.h"
 #include "node/mqtt/mqtt.h"
 #include "node/peer/links.h"
@@ -28,6 +29,7 @@ struct metrics_source {
 	struct dispatch_stats dispatch;
 	struct links_stats links;
 	struct timers_stats timers;
+	struct retention_stats retention;
 };
 
 void metrics_write(const struct metrics_source *s, struct buf *out);

@@ -7,6 +7,7 @@
 #include "node/backend.h"
 #include "node/delivery/appender.h"
 #include "node/delivery/dispatch.h"
+#include "node/leader/retention.h"
 #include "node/leader/timers.h"
 #include "node/metrics.h"
 #include "node/mqtt/mqtt.h"
@@ -46,10 +47,11 @@ struct node {
 	struct links *links; /* NULL = none */
 	struct backend *backend;
 
-	struct bus *bus; /* this and the next four: NULL until the backend is open */
+	struct bus *bus; /* this and the next five: NULL until the backend is open */
 	struct dispatch *dispatch;
 	struct appender *appender;
 	struct timers *timers;
+	struct retention *retention;
 	struct mqtt *mqtt;
 
 	struct listener *listener;
@@ -256,6 +258,7 @@ static void drain_begin(struct node *n, size_t first_step)
 		return;
 	}
 	timers_stop(n->timers); /* another node goes on while we drain */
+	retention_stop(n->retention);
 	drain_enter(n);
 	n->drain_timer = loop_every(n->loop, DRAIN_TICK_MS, on_drain_tick, n);
 }
@@ -314,6 +317,7 @@ static void on_bus_state(void *arg, enum bus_state state)
 	dispatch_on_state(n->dispatch, state);
 	appender_on_state(n->appender, state);
 	timers_on_state(n->timers, state);
+	retention_on_state(n->retention, state);
 	if (state == BUS_ENDED && n->state != NODE_DRAINING)
 		give_up(n);
 	else if (state == BUS_UP && n->state == NODE_STARTING)
@@ -341,6 +345,7 @@ static void on_peers(void *arg, const struct bus_peer *peers, size_t n_peers)
 	if (n->links)
 		links_on_peers(n->links, peers, n_peers);
 	timers_on_peers(n->timers, peers, n_peers);
+	retention_on_peers(n->retention, peers, n_peers);
 }
 
 static void on_stored(void *arg, struct batch *b)
@@ -406,6 +411,8 @@ static void on_backend_open(void *arg, struct bus *bus)
 	struct timers_events timers = {
 	        .on_flushed = on_flushed, .on_stored = on_stored, .tell = tell_leader, .arg = n};
 	struct dispatch_settings dispatch = {.cache_bytes = c->cache_bytes};
+	struct retention_settings retention = {.retention_s = c->retention_s,
+	                                       .max_stored_bytes = c->max_stored_bytes};
 	struct mqtt_settings mqtt = {
 	        .loop = n->loop,
 	        .conns = n->conns,
@@ -426,6 +433,7 @@ static void on_backend_open(void *arg, struct bus *bus)
 		dispatch_set_port(n->dispatch, links_port(n->links));
 	n->appender = appender_new(n->loop, bus, &events);
 	n->timers = timers_new(n->loop, bus, &timers);
+	n->retention = retention_new(n->loop, bus, &retention);
 	if (c->audience)
 		mqtt.token.audience = c->audience;
 	mqtt.dispatch = n->dispatch;
@@ -562,6 +570,7 @@ static void write_metrics(void *arg, struct buf *out)
 		s.mqtt = mqtt_get_stats(n->mqtt);
 		dispatch_get_stats(n->dispatch, &s.dispatch);
 		timers_get_stats(n->timers, &s.timers);
+		retention_get_stats(n->retention, &s.retention);
 	}
 	metrics_write(&s, out);
 }
@@ -640,6 +649,7 @@ static void node_release(struct node *n)
 	n->links = NULL; /* the backend's last answers must find none */
 	backend_free(n->backend);
 	mqtt_free(n->mqtt);
+	retention_free(n->retention);
 	timers_free(n->timers);
 	appender_free(n->appender);
 	dispatch_free(n->dispatch);

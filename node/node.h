@@ -70,6 +70,8 @@ struct node_config {
 	uint32_t max_packet;           /* bytes of an MQTT packet */
 	uint32_t session_expiry_max_s; /* longest life of an offline session */
 	size_t cache_bytes;            /* batches kept for delivery */
+	uint32_t retention_s;          /* of tenants without a setting; 0 = for ever */
+	uint64_t max_stored_bytes;     /* likewise; 0 = no limit */
 
 	struct node_peering peer;
 	struct node_shared shared;

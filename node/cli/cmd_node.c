@@ -43,6 +43,8 @@ struct node_options {
 	uint64_t max_packet;
 	uint64_t session_expiry_ms;
 	uint64_t cache_bytes;
+	uint64_t retention_ms;
+	uint64_t max_stored_bytes;
 	int log_level;
 };
 
@@ -100,6 +102,11 @@ static const struct option rows[] = {
          .max = UINT64_C(4294967294000)},
         {"cache", 0, OPTION_SIZE, AT(cache_bytes), .arg = "SIZE", .fallback = "64MiB",
          .help = "recent events kept in memory for delivery", .min = 1 << 20},
+        {"retention", 0, OPTION_DURATION, AT(retention_ms), .arg = "TIME", .fallback = "7d",
+         .help = "events older than this go, where a tenant has no retention_s; 0s = never",
+         .max = UINT64_C(4294967294000)},
+        {"max-stored", 0, OPTION_SIZE, AT(max_stored_bytes), .arg = "SIZE",
+         .help = "bytes of events kept where a tenant has no max_stored_bytes; 0 = any number"},
         {"log-level", 0, OPTION_CHOICE, AT(log_level), .arg = "LEVEL", .fallback = "info",
          .choices = "debug|info|warn|error", .help = "debug, info, warn or error"},
 };
@@ -229,6 +236,8 @@ static int run(const struct node_options *o, struct err *e)
 	        .max_packet = (uint32_t)o->max_packet,
 	        .session_expiry_max_s = (uint32_t)(o->session_expiry_ms / 1000),
 	        .cache_bytes = o->cache_bytes,
+	        .retention_s = (uint32_t)((o->retention_ms + 999) / 1000),
+	        .max_stored_bytes = o->max_stored_bytes,
 	        .peer = {.listen = o->peer,
 	                 .advertise = o->peer_advertise,
 	                 .cert_file = o->peer_cert,

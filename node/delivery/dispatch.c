@@ -14,8 +14,7 @@ enum {
 	DEFAULT_COMMIT_MS = 5,
 	DEFAULT_LINGER_MS = 30000,
 	TRIE_CACHE_SLOTS = 8192,
-	SWEEP_MS = 10000, /* cursors of quiet subscriptions, expired sessions */
-	EXPIRE_AT_ONCE = 500,
+	SWEEP_MS = 10000, /* cursors of quiet subscriptions */
 };
 
 /* ---- calls after a pause -----------------------------------------------------------------------
@@ -132,13 +131,6 @@ void dispatch_on_taken(struct dispatch *d)
 /* ---- sweep -------------------------------------------------------------------------------------
  */
 
-static void on_expire(struct bus_expire *req)
-{
-	if (req->removed)
-		log_info("dispatch", "expired_subscriptions=%u", req->removed);
-	free(req);
-}
-
 static void mark_if_behind(struct subscription *s)
 {
 	if (!s->durable || s->state != SUBSCRIPTION_ACTIVE)
@@ -171,16 +163,11 @@ static void sweep_one(struct subscription *share, const void *arg)
 static void on_sweep(void *arg)
 {
 	struct dispatch *d = arg;
-	struct bus_expire *req;
 
 	share_each(d, sweep_one, NULL);
 	if (!d->up || d->draining)
 		return;
 	mark_behind(d);
-	req = xcalloc(1, sizeof *req);
-	req->done = on_expire;
-	req->limit = EXPIRE_AT_ONCE;
-	d->bus->ops->expire(d->bus, req);
 }
 
 /* ---- drain -------------------------------------------------------------------------------------
