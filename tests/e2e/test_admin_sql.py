@@ -371,6 +371,37 @@ def test_seek_and_delete_a_session(console):
     assert after == {"waiting_events_removed": 0}
 
 
+def test_a_deleted_share_is_made_anew_by_its_consumers(console):
+    tenant, signer = console.tenant()
+    c, publisher = console.enter(signer), console.enter(signer)
+    c.subscribe("$share/g/a")
+    before, = console.rows("SELECT subscription_id FROM subscriptions WHERE tenant=%s", tenant)
+    console.call("subscription_delete", tenant, "share", "", "g/a")
+    wait_for(lambda: console.rows("SELECT 1 FROM subscriptions WHERE tenant=%s AND subscription_id<>%s AND node"
+                                  " IS NOT NULL", tenant, before["subscription_id"]), SOON_S, "a new one")
+    publisher.publish("a", b"1")
+    assert c.receive().payload == b"1"
+
+
+def test_changes_under_load_lose_nothing(console):
+    """A share is taken from its owner again and again while events flow through it."""
+    tenant, signer = console.tenant()
+    c, publisher = console.enter(signer), console.enter(signer)
+    c.subscribe("$share/g/a")
+    got, sent = set(), 0
+    for change in range(12):
+        publisher.publish_many([("a", b"%d" % (sent + i)) for i in range(100)])
+        sent += 100
+        console.call("subscription_set_policy", tenant, "share", "", "g/a", "max_attempts", 1 + change)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                got.add(int(c.receive(timeout=0.05).payload))
+    while len(got) < sent:
+        got.add(int(c.receive().payload))
+    assert got == set(range(sent))
+    console.settled(tenant)
+
+
 def test_a_session_is_not_paused(console):
     tenant, _ = console.tenant()
     console.subscription(tenant, 1, "who", "dev")
