@@ -116,6 +116,27 @@ BEGIN
   CALL _subscription_set_state('subscription_resume', p_tenant, p_kind, p_subject, p_name, 1);
 END;
 
+DROP PROCEDURE IF EXISTS _position_parse;
+CREATE PROCEDURE _position_parse(
+  p_to TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  OUT p_at VARCHAR(8) CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  OUT p_seq BIGINT UNSIGNED,
+  OUT p_time DATETIME(3))
+  COMMENT 'what _position takes, out of what a person wrote'
+BEGIN
+  IF p_to IN ('earliest', 'latest') THEN
+    SET p_at = p_to;
+  ELSEIF LENGTH(p_to) BETWEEN 1 AND 18 AND p_to NOT REGEXP '[^0-9]' THEN
+    SET p_at = 'seq', p_seq = p_to;
+  ELSEIF LENGTH(p_to) BETWEEN 10 AND 26 AND p_to REGEXP '^[0-9]{4}-[01][0-9]-[0-3][0-9]'
+         AND p_to NOT REGEXP '[^0-9: T.-]' THEN
+    SET p_at = 'time', p_time = p_to;
+  ELSE
+    CALL _refuse(CONCAT('a position is earliest, latest, a number, or a UTC time like',
+                        ' 2026-01-31 12:00:00, not ', COALESCE(QUOTE(LEFT(p_to, 26)), 'NULL')));
+  END IF;
+END;
+
 DROP PROCEDURE IF EXISTS _position;
 CREATE PROCEDURE _position(
   p_tenant_id INT UNSIGNED,
@@ -145,6 +166,108 @@ BEGIN
   END CASE;
 END;
 
+DROP PROCEDURE IF EXISTS _position_check;
+CREATE PROCEDURE _position_check(
+  p_tenant TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  p_at VARCHAR(8) CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  p_partitions INT UNSIGNED)
+  COMMENT 'a number says something in one partition only'
+BEGIN
+  IF p_at = 'seq' AND p_partitions > 1 THEN
+    CALL _refuse(CONCAT('tenant ', p_tenant, ' has ', p_partitions,
+                        ' partitions, each with numbers of its own: give a time'));
+  END IF;
+END;
+
+DROP PROCEDURE IF EXISTS _filters_parse;
+CREATE PROCEDURE _filters_parse(
+  p_filters TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  OUT p_json LONGTEXT CHARSET utf8mb4 COLLATE utf8mb4_bin)
+  COMMENT 'a topic filter, or a JSON array of them, as nodes store them'
+BEGIN
+  DECLARE v_list TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin;
+  DECLARE v_filter TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin;
+  DECLARE v_i INT UNSIGNED DEFAULT 0;
+  DECLARE v_n, v_different INT UNSIGNED;
+
+  SET v_list = IF(p_filters LIKE '[%', p_filters, JSON_ARRAY(p_filters));
+  SET v_n = IF(JSON_VALID(v_list), JSON_LENGTH(v_list), 0);
+  IF v_n NOT BETWEEN 1 AND 100 THEN
+    CALL _refuse('give a topic filter, or a JSON array of 1 to 100 of them');
+  END IF;
+  WHILE v_i < v_n DO
+    SET v_filter = IF(JSON_TYPE(JSON_EXTRACT(v_list, CONCAT('$[', v_i, ']'))) = 'STRING',
+                      JSON_UNQUOTE(JSON_EXTRACT(v_list, CONCAT('$[', v_i, ']'))), NULL);
+    IF v_filter IS NULL OR LENGTH(v_filter) NOT BETWEEN 1 AND 1024 OR v_filter LIKE '$%'
+       OR LENGTH(v_filter) - LENGTH(REPLACE(v_filter, '/', '')) > 31
+       OR LOCATE(x'00', CAST(v_filter AS BINARY))
+       OR v_filter NOT REGEXP '^(#|([^/+#]*|[+])(/([^/+#]*|[+]))*(/#)?)$' THEN
+      CALL _refuse(CONCAT('not a topic filter (+ and # are whole levels, # the last; no $ at the',
+                          ' beginning): ', COALESCE(QUOTE(LEFT(v_filter, 30)), 'NULL')));
+    END IF;
+    SET v_i = v_i + 1;
+  END WHILE;
+  SELECT COUNT(DISTINCT CAST(f AS BINARY)), JSON_ARRAYAGG(JSON_OBJECT('filter', f, 'qos', 1))
+    INTO v_different, p_json
+    FROM JSON_TABLE(v_list, '$[*]' COLUMNS (
+           f VARCHAR(1024) CHARSET utf8mb4 COLLATE utf8mb4_bin PATH '$')) j;
+  IF v_different < v_n THEN
+    CALL _refuse('a topic filter is there twice');
+  END IF;
+END;
+
+DROP PROCEDURE IF EXISTS subscription_create;
+CREATE PROCEDURE subscription_create(
+  p_tenant TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  p_kind TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  p_subject TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  p_name TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  p_filters TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
+  p_from TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin)
+  COMMENT 'a queue before its first consumer; filters: one, or a JSON array; from: as in subscription_seek'
+BEGIN
+  DECLARE v_tenant INT UNSIGNED;
+  DECLARE v_id BIGINT UNSIGNED;
+  DECLARE v_filters LONGTEXT CHARSET utf8mb4 COLLATE utf8mb4_bin;
+  DECLARE v_at VARCHAR(8) CHARSET utf8mb4 COLLATE utf8mb4_bin;
+  DECLARE v_seq, v_next BIGINT UNSIGNED;
+  DECLARE v_time DATETIME(3);
+  DECLARE v_partition INT UNSIGNED DEFAULT 0;
+  DECLARE v_partitions INT UNSIGNED;
+  DECLARE EXIT HANDLER FOR 1062 BEGIN
+    ROLLBACK;
+    CALL _refuse(CONCAT('tenant ', p_tenant, ' has a queue ', QUOTE(LEFT(p_name, 40)), ' already'));
+  END;
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+
+  IF p_kind IS NULL OR p_kind <> 'queue' OR p_subject <> '' THEN
+    CALL _refuse('only a queue can be made here, with the subject \'\': consumers make the others');
+  END IF;
+  IF p_name IS NULL OR LENGTH(p_name) NOT BETWEEN 1 AND 128 OR p_name REGEXP '[/+#]'
+     OR LOCATE(x'00', CAST(p_name AS BINARY)) THEN
+    CALL _refuse(CONCAT('a queue''s name has 1 to 128 bytes without /, + and #: ',
+                        COALESCE(QUOTE(LEFT(p_name, 40)), 'NULL')));
+  END IF;
+  CALL _filters_parse(p_filters, v_filters);
+  CALL _position_parse(COALESCE(p_from, 'latest'), v_at, v_seq, v_time);
+  CALL _begin();
+  CALL _live_tenant(p_tenant, v_tenant);
+  SELECT partitions INTO v_partitions FROM tenant WHERE tenant_id = v_tenant;
+  CALL _position_check(p_tenant, v_at, v_partitions);
+  INSERT INTO subscription (tenant_id, kind, subject, name, filters, expiry_s)
+  VALUES (v_tenant, 3, '', p_name, v_filters, 4294967295);
+  SET v_id = LAST_INSERT_ID();
+  WHILE v_partition < v_partitions DO
+    CALL _position(v_tenant, v_partition, v_at, v_seq, v_time, v_next);
+    INSERT INTO cursors (tenant_id, subscription_id, partition_id, epoch, acked_through, acked_ahead)
+    VALUES (v_tenant, v_id, v_partition, 0, v_next - 1, '');
+    SET v_partition = v_partition + 1;
+  END WHILE;
+  CALL _subscription_audit(v_tenant, 'subscription_create', p_kind, p_subject, p_name, NULL,
+                           JSON_OBJECT('filters', JSON_EXTRACT(v_filters, '$'), 'from', p_from));
+  COMMIT;
+END;
+
 DROP PROCEDURE IF EXISTS subscription_seek;
 CREATE PROCEDURE subscription_seek(
   p_tenant TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
@@ -165,24 +288,11 @@ BEGIN
   DECLARE v_before LONGTEXT CHARSET utf8mb4 COLLATE utf8mb4_bin;
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
 
-  IF p_to IN ('earliest', 'latest') THEN
-    SET v_at = p_to;
-  ELSEIF LENGTH(p_to) BETWEEN 1 AND 18 AND p_to NOT REGEXP '[^0-9]' THEN
-    SET v_at = 'seq', v_seq = p_to;
-  ELSEIF LENGTH(p_to) BETWEEN 10 AND 26 AND p_to REGEXP '^[0-9]{4}-[01][0-9]-[0-3][0-9]'
-         AND p_to NOT REGEXP '[^0-9: T.-]' THEN
-    SET v_at = 'time', v_time = p_to;
-  ELSE
-    CALL _refuse(CONCAT('seek to earliest, latest, a number, or a UTC time like',
-                        ' 2026-01-31 12:00:00, not ', COALESCE(QUOTE(LEFT(p_to, 26)), 'NULL')));
-  END IF;
+  CALL _position_parse(p_to, v_at, v_seq, v_time);
   CALL _begin();
   CALL _subscription(p_tenant, p_kind, p_subject, p_name, v_tenant, v_id);
   SELECT partitions INTO v_partitions FROM tenant WHERE tenant_id = v_tenant;
-  IF v_at = 'seq' AND v_partitions > 1 THEN
-    CALL _refuse(CONCAT('tenant ', p_tenant, ' has ', v_partitions,
-                        ' partitions, each with numbers of its own: seek to a time'));
-  END IF;
+  CALL _position_check(p_tenant, v_at, v_partitions);
   SELECT JSON_OBJECTAGG(partition_id, acked_through) INTO v_before FROM cursors
    WHERE tenant_id = v_tenant AND subscription_id = v_id;
   CALL _subscription_taken(v_tenant, v_id);
@@ -213,16 +323,17 @@ BEGIN
   DECLARE v_tenant INT UNSIGNED;
   DECLARE v_id BIGINT UNSIGNED;
   DECLARE v_before BIGINT UNSIGNED;
-  DECLARE v_other BIGINT UNSIGNED;
+  DECLARE v_backoff, v_backoff_max BIGINT UNSIGNED;
   DECLARE v_least, v_most DECIMAL(30,0);
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
 
-  SET v_least = IF(p_policy IN ('ordered', 'pin', 'backoff_ms', 'backoff_max_ms'), 0, 1);
+  SET v_least = IF(p_policy IN ('ordered', 'pin'), 0, 1);
   SET v_most = CASE
     WHEN p_policy IN ('ordered', 'pin') THEN 1
     WHEN p_policy = 'max_attempts' THEN 1000
     WHEN p_policy = 'max_failed' THEN 100000
-    WHEN p_policy IN ('ack_timeout_ms', 'backoff_ms', 'backoff_max_ms') THEN 604800000 END;
+    WHEN p_policy IN ('ack_timeout_ms', 'backoff_ms') THEN 86400000
+    WHEN p_policy = 'backoff_max_ms' THEN 604800000 END;
   IF p_policy = 'ack_timeout_ms' THEN
     SET v_least = 100;
   END IF;
@@ -254,6 +365,11 @@ BEGIN
          ordered = IF(p_policy = 'ordered', p_value, ordered),
          pin = IF(p_policy = 'pin', p_value, pin)
    WHERE tenant_id = v_tenant AND subscription_id = v_id;
+  SELECT backoff_ms, backoff_max_ms INTO v_backoff, v_backoff_max
+    FROM subscription WHERE tenant_id = v_tenant AND subscription_id = v_id;
+  IF v_backoff > v_backoff_max THEN
+    CALL _refuse(CONCAT('backoff_ms (', v_backoff, ') is above backoff_max_ms (', v_backoff_max, ')'));
+  END IF;
   CALL _subscription_taken(v_tenant, v_id);
   CALL _subscription_audit(v_tenant, 'subscription_set_policy', p_kind, p_subject, p_name,
                            JSON_OBJECT(p_policy, v_before + 0), JSON_OBJECT(p_policy, p_value + 0));

@@ -273,10 +273,25 @@ def test_limits_and_weight(console):
     ("subscription_pause", ("alpha", "topic", "", "x"), "kind must be session, share or queue, not 'topic'"),
     ("subscription_pause", ("alpha", None, "", "x"), "kind must be session, share or queue, not NULL"),
     ("subscription_pause", ("alpha", "queue", None, "x'x"), r"tenant alpha has no queue 'x\'x'"),
-    ("subscription_seek", ("alpha", "queue", "", "x", "yesterday"), "seek to earliest, latest, a number"),
+    ("subscription_seek", ("alpha", "queue", "", "x", "yesterday"), "a position is earliest, latest, a number"),
     ("subscription_seek", ("alpha", "queue", "", "x", None), "not NULL"),
     ("subscription_set_policy", ("alpha", "queue", "", "x", "state", 1), "policies are max_attempts"),
     ("subscription_set_policy", ("alpha", "queue", "", "x", "pin", 2), "pin must be 0 to 1, not 2"),
+    ("subscription_create", ("alpha", "share", "", "g/a", "a", None), "only a queue can be made here"),
+    ("subscription_create", ("alpha", "queue", "me", "q", "a", None), "with the subject ''"),
+    ("subscription_create", ("alpha", "queue", "", "a/b", "a", None), "1 to 128 bytes without /, + and #"),
+    ("subscription_create", ("alpha", "queue", "", "", "a", None), "1 to 128 bytes without /, + and #"),
+    ("subscription_create", ("alpha", "queue", "", "q", None, None), "not a topic filter"),
+    ("subscription_create", ("alpha", "queue", "", "q", "", None), "not a topic filter"),
+    ("subscription_create", ("alpha", "queue", "", "q", "a/#/b", None), "not a topic filter"),
+    ("subscription_create", ("alpha", "queue", "", "q", "a+", None), "not a topic filter"),
+    ("subscription_create", ("alpha", "queue", "", "q", "$share/g/a", None), "not a topic filter"),
+    ("subscription_create", ("alpha", "queue", "", "q", "/" * 32, None), "not a topic filter"),
+    ("subscription_create", ("alpha", "queue", "", "q", '["a", 7]', None), "not a topic filter"),
+    ("subscription_create", ("alpha", "queue", "", "q", '["a"', None), "a JSON array of 1 to 100"),
+    ("subscription_create", ("alpha", "queue", "", "q", '["a", "a"]', None), "is there twice"),
+    ("subscription_create", ("alpha", "queue", "", "q", "a", "now"), "a position is earliest"),
+    ("subscription_create", ("nobody", "queue", "", "q", "a", None), "there is no tenant 'nobody'"),
     ("subscription_delete", ("alpha", "session", "who", "x"), "has no session 'x' of this subject"),
     ("dead_letter_redrive", ("1 OR 1=1",), "give a dead_letter_id, or a JSON array"),
     ("dead_letter_redrive", ("[]",), "give a dead_letter_id, or a JSON array"),
@@ -414,17 +429,36 @@ def test_a_session_is_not_paused(console):
     assert "no policy" in console.refused("subscription_set_policy", tenant, "session", "who", "dev", "pin", 1)
 
 
+def test_create_a_queue(console):
+    tenant, signer = console.tenant()
+    console.enter(signer).publish_many([("orders/1", b"x")] * 3)
+    console.call("subscription_create", tenant, "queue", "", "wörk", '["orders/#", "Orders/#", "+/ä/\\"x\\""]', "earliest")
+    console.call("subscription_create", tenant, "queue", "", "later", "orders/#", None)
+    rows = {r["name"]: r for r in console.rows("SELECT * FROM subscriptions WHERE tenant=%s", tenant, by=console.read)}
+    assert json.loads(rows["wörk"]["filters"]) == [{"filter": f, "qos": 1} for f in
+                                                   ("orders/#", "Orders/#", '+/ä/"x"')]
+    assert json.loads(rows["later"]["filters"]) == [{"filter": "orders/#", "qos": 1}]
+    assert rows["wörk"]["node"] is None and rows["wörk"]["expires_at"] is None
+    lag = console.rows("SELECT name, behind FROM subscription_lag WHERE tenant=%s", tenant)
+    assert {r["name"]: r["behind"] for r in lag} == {"wörk": 3, "later": 0}
+    assert console.audit("subscription_create") == (
+        tenant, "queue later", None, {"filters": [{"filter": "orders/#", "qos": 1}], "from": None})
+    assert "has a queue 'later' already" in console.refused("subscription_create", tenant, "queue", "", "later", "a", None)
+
+
 def test_policy(console):
     tenant, _ = console.tenant()
     console.subscription(tenant, 3, "", "q")
-    for policy, before, value in (("max_attempts", 10, 3), ("ack_timeout_ms", 30000, 5000), ("backoff_ms", 1000, 0),
-                                  ("backoff_max_ms", 600000, 1), ("max_failed", 1000, 50), ("ordered", 0, 1),
+    for policy, before, value in (("max_attempts", 10, 3), ("ack_timeout_ms", 30000, 5000), ("backoff_ms", 1000, 5),
+                                  ("backoff_max_ms", 600000, 6), ("max_failed", 1000, 50), ("ordered", 0, 1),
                                   ("pin", 0, 1)):
         console.call("subscription_set_policy", tenant, "queue", "", "q", policy, value)
         assert console.audit("subscription_set_policy") == (tenant, "queue q", {policy: before}, {policy: value})
         row, = console.rows("SELECT * FROM subscriptions WHERE tenant=%s", tenant)
         assert row[policy] == value
     assert row["epoch"] == 7, "each change takes it from its owner"
+    assert "backoff_ms (7) is above backoff_max_ms (6)" in console.refused(
+        "subscription_set_policy", tenant, "queue", "", "q", "backoff_ms", 7)
 
 
 # ---- dead letters, timers, schedules --------------------------------------------------------------
