@@ -201,7 +201,7 @@ chaos: deps-test deps-chaos deps-$(ENGINE) bugs-build $(FULL_DISK) ## three node
 
 # Each must be caught within 20 runs; what processes cannot be made to show, sim-bugs catches.
 CHAOS_BUGS := ack-before-commit append-unfenced claim-live-owner end-at-first-look \
-              no-self-fencing claim-from-behind
+              no-self-fencing claim-from-behind leader-unchecked
 
 .PHONY: chaos-bugs
 chaos-bugs: deps-test deps-chaos bugs-build $(FULL_DISK) ## the chaos suite proves itself: seeded bugs are caught within 20 runs

@@ -107,7 +107,7 @@ class Publisher(Actor):
                 self.look_after(c)
                 fresh = []
                 while self.may_publish():
-                    self.pending[self.next] = [random.choice(self.topics), 0, None]
+                    self.pending[self.next] = [self.topic(), 0, None]
                     fresh.append(self.next)
                     self.next += 1
                 self.send(c, ids, fresh)
@@ -122,6 +122,9 @@ class Publisher(Actor):
                 return False
             self.due = max(self.due, now - 0.1) + 1 / self.rate
         return True
+
+    def topic(self):
+        return random.choice(self.topics)
 
     def send(self, c, ids, numbers):
         data = []
@@ -159,6 +162,15 @@ class Publisher(Actor):
                     return
         except TimeoutError:
             return
+
+
+class Scheduler(Publisher):
+    """Publishes what is due up to LATER_S later."""
+
+    LATER_S = 2.5
+
+    def topic(self):
+        return f"$delayed/{random.uniform(0, self.LATER_S):.2f}/{super().topic()}"
 
 
 class Subscriber(Actor):

@@ -21,7 +21,7 @@ class Faults:
     """fault NAME with dashes is the method fault_NAME with underscores."""
 
     WEIGHTS = {
-        "node": 12, "node-away": 6, "point": 24, "stop": 8, "replace": 4, "drain": 4,
+        "node": 12, "node-away": 6, "point": 24, "stop": 8, "replace": 4, "drain": 4, "leader": 5, "leader-stop": 4,
         "db": 8, "db-stop": 4, "both": 3, "held": 4,
         "hold-up": 5, "hold-down": 5, "late": 4, "db-cut": 5, "db-refuse": 2, "latency": 3,
         "peer-cut": 4, "peer-away": 5, "peer-latency": 2,
@@ -114,6 +114,17 @@ class Faults:
         node.signal(signal.SIGSTOP)
         self.linger(node, self.ttls(1, 3))
         node.signal(signal.SIGCONT)
+
+    def fault_leader(self, node):
+        """The leader dies, and stays away or not."""
+        self.rng.choice((self.fault_node, self.fault_node_away))(self.leader(node))
+
+    def fault_leader_stop(self, node):
+        self.fault_stop(self.leader(node))
+
+    def leader(self, node):
+        leader = self.world.leader()
+        return leader if leader and leader not in self.busy and leader.state() not in "TXZ" else node
 
     def fault_replace(self, node):
         """A node stands still, its successor begins, and then it goes on: it has to end itself."""

@@ -44,6 +44,10 @@ BEGIN
       CONCAT('session ', HEX(NEW.session_id), ', which has ended, appended ', NEW.partition_id, '/',
              NEW.base_seq, ' as flush ', NEW.flush_no, ' of writer ', NEW.writer_no));
   END IF;
+  IF NEW.writer_no=3 AND NOT @chaos_role<=>(SELECT writes FROM role WHERE role=1) THEN
+    INSERT INTO chaos_violation(rule, text) VALUES ('role',
+      CONCAT('session ', HEX(NEW.session_id), ' moved timers without the fence of the role'));
+  END IF;
 END
 //
 -- An epoch never goes back, an owner changes with a new one, and nobody but its own client (kind 1)
@@ -88,7 +92,9 @@ BEGIN
   END IF;
 END
 //
--- A role is taken only from who is gone, with a new epoch; every write in it counts one up.
+-- A role is taken only from who is gone, with a new epoch; every write in it counts one up, and whoever
+-- writes lives. @chaos_role says that this connection's transaction has passed the fence of the timers' role,
+-- which is asked for when a leader (writer 3) appends. (A trigger on writer would hide LAST_INSERT_ID.)
 CREATE TRIGGER chaos_role AFTER UPDATE ON role FOR EACH ROW
 BEGIN
   IF NEW.epoch<OLD.epoch OR NEW.writes<OLD.writes OR NEW.writes>OLD.writes+1
@@ -103,5 +109,32 @@ BEGIN
     INSERT INTO chaos_violation(rule, text) VALUES ('role',
       CONCAT('role ', NEW.role, ' epoch ', NEW.epoch, ': ', HEX(NEW.owner), ' took it from ',
              HEX(OLD.owner), ', which lives'));
+  END IF;
+  IF NEW.writes<>OLD.writes THEN
+    SET @chaos_role = IF(NEW.role=1, NEW.writes, @chaos_role);
+    IF NOT EXISTS (SELECT 1 FROM node_session WHERE session_id=NEW.owner AND state=1) THEN
+      INSERT INTO chaos_violation(rule, text) VALUES ('role',
+        CONCAT('role ', NEW.role, ' epoch ', NEW.epoch, ': a write by ', HEX(NEW.owner), ', which has ended'));
+    END IF;
+  END IF;
+END
+//
+-- What the leader moves, when it was due and when it was moved: never early, unless its publisher took
+-- it back by its name.
+CREATE TABLE chaos_fired (
+  timer_id BIGINT UNSIGNED NOT NULL PRIMARY KEY,
+  kind TINYINT UNSIGNED NOT NULL,
+  late_ms BIGINT NOT NULL
+)
+//
+CREATE TRIGGER chaos_timer AFTER DELETE ON timer FOR EACH ROW
+BEGIN
+  IF OLD.subscription_id=0 AND OLD.name IS NULL AND OLD.due_at IS NOT NULL THEN
+    INSERT INTO chaos_fired VALUES (OLD.timer_id, OLD.kind,
+      TIMESTAMPDIFF(MICROSECOND, OLD.due_at, UTC_TIMESTAMP(3)) DIV 1000);
+    IF OLD.due_at>UTC_TIMESTAMP(3) THEN
+      INSERT INTO chaos_violation(rule, text) VALUES ('early',
+        CONCAT('timer ', OLD.timer_id, ', due at ', OLD.due_at, ', was moved at ', UTC_TIMESTAMP(3)));
+    END IF;
   END IF;
 END

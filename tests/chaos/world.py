@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 
-from actors import Publisher, Subscriber
+from actors import Publisher, Scheduler, Subscriber
 from history import History, Journal, Violation, matches, parse, some
 from leat import pki, stack
 from proxy import Proxy
@@ -172,7 +172,10 @@ class World:
             Publisher(door(0), h, 1, ["k/1", "k/both"], 40, rate=rate),
             Publisher(door(1), h, 2, ["k/2", "k/both", "k/two"], 40, version=4, rate=rate),
             Publisher(door(2), h, 3, ["k/3"], 5, rate=rate),
+            Scheduler(door(0), h, 4, ["k/later"], 20, rate=rate / 5),
+            Scheduler(door(2), h, 5, ["k/later"], 20, rate=rate / 5),
         ]
+        h.no_order.add("k/later")
         self.actors = self.subscribers + self.publishers
         for s in self.subscribers:
             s.start()
@@ -186,6 +189,23 @@ class World:
         with contextlib.closing(self.database.connect()) as c, c.cursor() as q:
             q.execute(text, args)
             return q.fetchall()
+
+    def ask(self, text, *args):
+        """query(), while the database may be away: true then."""
+        try:
+            return self.query(text, *args)
+        except Exception:
+            return True
+
+    def leader(self):
+        """The node that holds the role of timers, if it is one of those that live."""
+        rows = self.query("SELECT s.name FROM role r JOIN node_session s ON s.session_id=r.owner"
+                          " WHERE r.role=1 AND s.state=1")
+        return next((n for n in self.nodes for r in rows if r[0].decode() == f"chaos-{n.number}"), None)
+
+    def lateness(self):
+        """[ms], sorted: how late what was due was moved."""
+        return sorted(r[0] for r in self.query("SELECT late_ms FROM chaos_fired"))
 
     def close(self):
         started = [a for a in [*self.actors, self.witness] if a and a.is_alive()]
@@ -265,6 +285,8 @@ class World:
             s.hurry.set()
         self.wait(lambda: not any(p.pending for p in self.publishers), "every publish answered")
         self.wait(lambda: not any(n.stopped_until or n.state() == "T" for n in self.nodes), "nodes go on")
+        self.wait(lambda: not self.ask("SELECT 1 FROM timer WHERE subscription_id=0 LIMIT 1"),
+                  "every timer moved")
         events = self.journal.read_new()
         self.history.check_journal(events)
         self.await_deliveries(events)
