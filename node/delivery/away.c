@@ -14,11 +14,9 @@
 #include <stdlib.h>
 
 enum {
-	CREDIT_MAX =
-	        256, /* deliveries that one share may have room for: a slow node hoards nothing */
 	DONE_MAX = 1024, /* settled lately, per partition */
-	PAUSE_MS =
-	        100, /* until it is claimed, when its owner cannot be reached; doubled each time */
+	/* Until it is claimed, when its owner cannot be reached; doubled each time. */
+	PAUSE_MS = 100,
 	PAUSE_MAX_MS = 500,
 };
 
@@ -86,14 +84,14 @@ static uint32_t room(const struct subscription *s)
 {
 	uint32_t n = 0;
 
-	for (size_t i = 0; i < s->n_consumers && n < CREDIT_MAX; i++) {
+	for (size_t i = 0; i < s->n_consumers && n < REMOTE_CREDIT_MAX; i++) {
 		const struct session *c = session_of(s->consumers[i]);
 
 		if (session_can_begin(c))
 			n += (uint32_t)(c->receive_max - c->in_flight);
 	}
-	if (n > CREDIT_MAX)
-		n = CREDIT_MAX;
+	if (n > REMOTE_CREDIT_MAX)
+		n = REMOTE_CREDIT_MAX;
 	return n > s->away->n_arrivals ? n - s->away->n_arrivals : 0;
 }
 
@@ -180,7 +178,7 @@ void away_settled(struct place *pl, uint64_t seq)
 	if (!e || !feed_done_held(&pl->feed, seq))
 		return;
 	report(s, pl->partition->id, seq, e->stamp, PEER_ACKED);
-	if (pl->feed.n_held > DONE_MAX + CREDIT_MAX) /* the oldest half */
+	if (pl->feed.n_held > DONE_MAX + REMOTE_CREDIT_MAX) /* the oldest half */
 		feed_unhold_if(&pl->feed, is_aged, &(struct aging){DONE_MAX / 2});
 }
 
@@ -540,12 +538,32 @@ static void on_refused(struct subscription *s)
 	seek(s); /* not at once: it may be about to have it again */
 }
 
+/* Nobody here consumes it, and its owner has not heard of that. */
+static void decline(struct dispatch *d, const struct id128 *peer, const struct peer_message *m)
+{
+	struct peer_message answer = {.type = PEER_SETTLE,
+	                              .tenant_id = m->tenant_id,
+	                              .subscription_id = m->subscription_id,
+	                              .epoch = m->epoch,
+	                              .n_deliveries = 1};
+	struct peer_delivery pd;
+
+	if (m->n_deliveries != 1)
+		return;
+	pd = m->deliveries[0];
+	pd.result = PEER_RETURNED;
+	answer.deliveries = &pd;
+	peer_send(d, peer, &answer);
+}
+
 void away_on_message(struct dispatch *d, const struct id128 *peer, const struct peer_message *m)
 {
 	struct subscription *s = m->type == PEER_DELIVER
 	                                 ? share_find_id(d, m->tenant_id, m->subscription_id)
 	                                 : share_find(d, m->tenant_id, m->kind, m->name);
 
+	if (!s && m->type == PEER_DELIVER)
+		decline(d, peer, m);
 	if (!s || !away_is_from(s, peer))
 		return;
 	if (m->type == PEER_ATTACHED)

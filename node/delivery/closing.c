@@ -154,12 +154,28 @@ static void on_stray(struct bus_claim *req)
 	free(st);
 }
 
+static bool is_closing(const struct dispatch *d, uint32_t tenant_id, enum bus_sub_kind kind,
+                       struct slice name)
+{
+	const struct closing *c;
+
+	LIST_FOREACH (c, &d->closings, link) {
+		if (c->name && c->req.tenant_id == tenant_id && c->kind == kind &&
+		    slice_eq(slice_str(c->name), name))
+			return true;
+	}
+	return false;
+}
+
 void closing_stray(struct dispatch *d, uint32_t tenant_id, enum bus_sub_kind kind,
                    struct slice name)
 {
 	struct stray *st;
 
-	if (!d->up || d->draining || d->strays >= STRAYS_MAX || name.n > STRAY_NAME_MAX)
+	if (is_closing(d, tenant_id, kind, name))
+		return; /* they will hear of it */
+	if (!d->up || d->draining || d->leaving || d->strays >= STRAYS_MAX ||
+	    name.n > STRAY_NAME_MAX)
 		return; /* it is asked for again */
 	st = xcalloc(1, sizeof *st + name.n + 1);
 	memcpy(st->name, name.p, name.n);

@@ -324,6 +324,9 @@ void share_each(struct dispatch *d, void (*fn)(struct subscription *, const void
                 const void *arg); /* fn may end the one it is called with */
 
 /* remote.c: the owner's side of consumers on another node */
+/* Deliveries one share may have room for on another node: a slow node hoards nothing. */
+enum { REMOTE_CREDIT_MAX = 256 };
+
 struct remote {
 	struct consumer consumer; /* first: remote_of() */
 	LIST_ENTRY(remote) link;  /* on sub->remotes */
@@ -381,6 +384,7 @@ bool away_tell_held(struct dispatch *d, const struct id128 *to, const struct pee
 /* handover.c: from one owner to the next */
 void handover_begin(struct subscription *s, bool created); /* just claimed */
 void handover_heard(struct remote *r);                     /* it told all, or is gone */
+void handover_ask_again(struct remote *r); /* the question may not have got through */
 
 /* peers.c */
 bool peer_send(struct dispatch *d, const struct id128 *to, const struct peer_message *m);

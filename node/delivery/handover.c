@@ -63,6 +63,14 @@ void handover_begin(struct subscription *s, bool created)
 	dispatch_after(d, AWAIT_MS, await_over, s);
 }
 
+void handover_ask_again(struct remote *r)
+{
+	struct peer_message m = share_message(r->sub, PEER_OWNER);
+
+	if (r->awaited)
+		peer_send(r->sub->space->dispatch, &r->peer, &m);
+}
+
 void handover_heard(struct remote *r)
 {
 	struct subscription *s = r->sub;

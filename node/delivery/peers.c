@@ -96,6 +96,8 @@ static void on_room(struct subscription *s, const void *peer)
 		r->blocked = false;
 		subscription_wake(s);
 	}
+	if (r)
+		handover_ask_again(r);
 }
 
 void dispatch_on_peer_room(struct dispatch *d, const struct id128 *peer)

@@ -8,8 +8,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { CREDIT_MAX = FEED_MAX }; /* whatever is granted */
-
 /* ---- life --------------------------------------------------------------------------------------
  */
 
@@ -318,7 +316,7 @@ static void on_credit(struct remote *r, const struct peer_message *m)
 	if (!r->attached)
 		return;
 	set_workers(r, m->consumers);
-	room = CREDIT_MAX - r->credit;
+	room = REMOTE_CREDIT_MAX - r->credit;
 	if (m->consumers)
 		r->credit += m->credit < room ? m->credit : room;
 	subscription_wake(r->sub);
