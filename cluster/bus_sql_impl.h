@@ -31,6 +31,7 @@ struct bus_sql {
 	bool open;              /* bus.session_id was opened and not yet seen ended */
 	bool ended;             /* replaced by a node of our name: never open another */
 	bool busy;              /* a session job is out */
+	bool suspected;         /* look again as soon as that job is done */
 	bool stopping;          /* stop() was called */
 	uint64_t due_ms;        /* next renewal */
 	uint64_t renewed_ms;    /* when the last renewal that matched was submitted */

@@ -416,7 +416,8 @@ static void done_renew(void *arg, enum sql_outcome outcome)
 	struct bus_sql *b = job->owner;
 
 	b->busy = false;
-	b->due_ms = clock_now_ms() + b->settings.ttl_ms / 6;
+	b->due_ms = b->suspected ? 0 : clock_now_ms() + b->settings.ttl_ms / 6;
+	b->suspected = false;
 	if (outcome == SQL_LOST) {
 		on_lost_session(b, job->state);
 	} else if (outcome == SQL_OK) {
@@ -479,6 +480,7 @@ void session_sql_tick(struct bus_sql *b)
 void session_sql_suspect(struct bus_sql *b)
 {
 	b->due_ms = 0;
+	b->suspected = b->busy; /* the renewal under way may have looked already */
 }
 
 void session_sql_look(struct bus *bus)

@@ -186,22 +186,31 @@ static void on_resolved(void *arg, const struct addr *found, const char *error)
 		not_dialled(l, p, error);
 }
 
-static void dial_if_due(struct links *l, struct peer *p)
+/* Its address in numbers, or later on_resolved. */
+static int dial_address(struct links *l, struct peer *p, struct err *e)
 {
 	struct addr a;
+
+	if (addr_parse(&a, p->who.addr, e) < 0)
+		return -1;
+	if (addr_is_numeric(&a)) {
+		dial(l, p, &a);
+		return 0;
+	}
+	if (resolver_ask(l->resolver, &a, on_resolved, p, e) < 0)
+		return -1;
+	p->resolving = true;
+	return 0;
+}
+
+static void dial_if_due(struct links *l, struct peer *p)
+{
 	struct err e;
 
 	if (p->up || p->dialled || p->resolving || !p->who.addr[0] || clock_now_ms() < p->dial_ms)
 		return;
-	if (addr_parse(&a, p->who.addr, &e) < 0) {
+	if (dial_address(l, p, &e) < 0)
 		not_dialled(l, p, e.text);
-	} else if (addr_is_numeric(&a)) {
-		dial(l, p, &a);
-	} else if (resolver_ask(l->resolver, &a, on_resolved, p, &e) == 0) {
-		p->resolving = true;
-	} else {
-		not_dialled(l, p, e.text);
-	}
 }
 
 /* ---- links ----------------------------------------------------------------------------------- */

@@ -27,6 +27,9 @@ struct node {
 	bool paused; /* its loop does not turn: no ticks */
 	enum bus_state last;
 	unsigned downs;
+	unsigned others_stored; /* on_others_stored was called so often */
+	struct bus_peer peer; /* the other one, as on_peers said; its id is zero when it is gone */
+	size_t n_peers;
 	struct {
 		void (*fn)(void *);
 		void *arg;
@@ -129,6 +132,21 @@ static void on_state(void *arg, enum bus_state state)
 	n->downs += state == BUS_DOWN;
 }
 
+static void on_others_stored(void *arg)
+{
+	struct node *n = arg;
+
+	n->others_stored++;
+}
+
+static void on_peers(void *arg, const struct bus_peer *peers, size_t n_peers)
+{
+	struct node *n = arg;
+
+	n->peer = n_peers ? peers[0] : (struct bus_peer){0};
+	n->n_peers = n_peers;
+}
+
 static void turn(void)
 {
 	static const struct timeval tick = {0, 2000};
@@ -165,11 +183,13 @@ static void wait_for_state(const struct node *n, enum bus_state state)
 static void node_start(struct node *n, const char *name)
 {
 	struct sql_settings settings = SQL_SETTINGS_DEFAULT;
+	char addr[40];
 	struct bus_sql_settings bus_settings = {
-	        .name = name, .ttl_ms = TTL_MS, .defer = defer, .loop = n};
+	        .name = name, .peer = addr, .ttl_ms = TTL_MS, .defer = defer, .loop = n};
 	struct err e;
 
 	memset(n, 0, sizeof *n);
+	snprintf(addr, sizeof addr, "%s.test:7883", name);
 	n->last = BUS_DOWN;
 	settings.on_generation = on_generation;
 	settings.arg = n;
@@ -178,6 +198,7 @@ static void node_start(struct node *n, const char *name)
 	if (!n->bus)
 		fatal("%s", e.text);
 	n->bus->events.on_state = on_state;
+	n->bus->events.on_peers = on_peers;
 	n->bus->events.arg = n;
 	wait_for_state(n, BUS_UP);
 }
@@ -529,6 +550,87 @@ static void test_living_nodes_stay(void **state)
 	assert_int_equal(b.bus->state, BUS_UP);
 }
 
+static void wait_for_peers(const struct node *n, size_t n_peers)
+{
+	uint64_t until = clock_us() + WAIT_MAX_MS * 1000;
+
+	while (n->n_peers != n_peers) {
+		turn();
+		assert_true(clock_us() < until);
+	}
+}
+
+/* A node knows the others as it starts, and hears of those that come and go. */
+static void test_peers_are_told(void **state)
+{
+	struct bus_env *env = *state;
+
+	wait_for_peers(&a, 1);
+	assert_true(id128_eq(&a.peer.session_id, &b.bus->session_id));
+	assert_string_equal(a.peer.addr, "b.test:7883");
+	node_stop(&b);
+	wait_for_peers(&a, 0);
+	node_start(&b, "b");
+	env->other = b.bus;
+	assert_int_equal(b.n_peers, 1); /* with its session, not with its first look */
+	assert_string_equal(b.peer.addr, "a.test:7883");
+	a.bus->ops->look(a.bus);
+	wait_for_peers(&a, 1);
+	assert_true(id128_eq(&a.peer.session_id, &b.bus->session_id));
+}
+
+/* Turns of a's loop: it looks several times. */
+static unsigned told_of_others(unsigned before)
+{
+	uint64_t until = clock_us() + 300 * 1000;
+
+	a.paused = false;
+	while (clock_us() < until)
+		turn();
+	a.paused = true;
+	for (int i = 0; i < 50; i++) /* a look under way comes back */
+		turn();
+	return a.others_stored - before;
+}
+
+static uint64_t append_at_b(struct bus_env *env)
+{
+	struct batch *batch = suite_batch(env->tenant_id, 2, 1, 1);
+
+	assert_int_equal(suite_append(env, b.bus, 0, &batch, 1), SQL_OK);
+	batch_unref(batch);
+	return env->writers[1][0].flush_no;
+}
+
+/* What was told of over a link the looks keep quiet about, unless something is missing. */
+static void test_hinted_flushes_are_known(void **state)
+{
+	struct bus_env *env = *state;
+	struct id128 id = b.bus->session_id;
+	uint64_t flush_no;
+
+	memset(env->writers[1], 0, sizeof env->writers[1]); /* b lives anew */
+	a.bus->events.on_others_stored = on_others_stored;
+	told_of_others(0);
+	flush_no = append_at_b(env);
+	assert_true(told_of_others(a.others_stored) > 0);
+	for (int i = 0; i < 3; i++) {
+		flush_no = append_at_b(env);
+		a.bus->ops->hinted(a.bus, &id, 0, flush_no);
+	}
+	assert_int_equal(told_of_others(a.others_stored), 0);
+	append_at_b(env); /* its hint is lost */
+	flush_no = append_at_b(env);
+	a.bus->ops->hinted(a.bus, &id, 0, flush_no);
+	assert_true(told_of_others(a.others_stored) > 0);
+	a.bus->ops->hinted(a.bus, &id, 0, flush_no + 7); /* a lie hides nothing */
+	a.bus->ops->hinted(a.bus, &id, 0, flush_no - 1);
+	append_at_b(env);
+	assert_true(told_of_others(a.others_stored) > 0);
+	a.bus->events.on_others_stored = NULL;
+	a.paused = false;
+}
+
 static void test_a_name_has_one_node(void **state)
 {
 	struct bus_env *env = *state;
@@ -563,6 +665,8 @@ int main(void)
 	        TEST(test_ended_session_appends_nothing),
 	        TEST(test_a_dead_node_is_ended),
 	        TEST(test_living_nodes_stay),
+	        TEST(test_peers_are_told),
+	        TEST(test_hinted_flushes_are_known),
 	        TEST(test_a_name_has_one_node),
 	};
 

@@ -408,7 +408,7 @@ static void test_dialled_again(void **state)
 	start(&nodes[1], secret);
 	join(&nodes[0], &nodes[1]);
 	same = nodes[1].self.session_id;
-	port = (unsigned)atoi(strrchr(links_addr(nodes[1].links), ':') + 1);
+	port = (unsigned)strtoul(strrchr(links_addr(nodes[1].links), ':') + 1, NULL, 10);
 	links_free(nodes[1].links);
 	turn_until(first_down, PATIENCE_MS);
 	assert_true(first_down());

@@ -1,7 +1,8 @@
 /* The real appender, dispatch and sessions of two nodes over the fault simulator, with links that
- * are slow and break: clients with durable sessions that connect to either node, are thrown out,
- * and come back, some of them consumers of a share; nodes that die, or hand over first. The history
- * says whether every acknowledged event arrived, in order, and no cursor went back.
+ * are slow and break, and hints that come late, in any order, or not at all: clients with durable
+ * sessions that connect to either node, are thrown out, and come back, some of them consumers of a
+ * share; nodes that die, or hand over first. The history says whether every acknowledged event
+ * arrived, in order, and no cursor went back.
  *
  *     test_sim_node --seed N     one seed
  *     test_sim_node --seeds N    that many */
@@ -13,6 +14,7 @@
 #include "node/delivery/dispatch.h"
 #include "node/delivery/session.h"
 #include "node/net/loop.h"
+#include "node/peer/hint.h"
 #include "tests/sim_history.h"
 #include "tests/unit/node/mesh.h"
 #include "tests/unit/node/sim_loop.h"
@@ -41,6 +43,7 @@ enum {
 	SETTLE_MAX_MS = 120000,
 	SEEDS_DEFAULT = 500,
 	WATCH_MS = 100, /* how often a node looks at what others did */
+	HINTS_MAX = 32, /* under way */
 };
 
 struct node {
@@ -55,6 +58,14 @@ struct node {
 	struct loop_timer *watch;
 	bool leaving; /* it hands over, then it dies */
 	bool left;
+	struct peer_port port; /* for hints */
+};
+
+/* What one node told the other, on its way. */
+struct hint {
+	uint32_t to;
+	size_t n;
+	struct bus_head heads[BUS_FLUSH_MAX_HEADS];
 };
 
 /* A connection of a client; only its newest counts, what comes over an older one is not read. */
@@ -86,6 +97,8 @@ struct world {
 	uint32_t published;
 	uint64_t last_conn;
 	uint64_t sub_ids[SUBS];
+	struct hint hints[HINTS_MAX];
+	size_t n_hints;
 	bool calm;
 };
 
@@ -382,6 +395,43 @@ static void on_stored(void *arg, struct batch *b)
 	dispatch_stored(((struct node *)arg)->dispatch, b);
 }
 
+static void port_send_all(void *self, const struct peer_message *m)
+{
+	struct node *n = self;
+	struct world *w = n->world;
+	struct hint *h = &w->hints[w->n_hints];
+
+	assert_true(m->n_heads <= BUS_FLUSH_MAX_HEADS);
+	if (w->n_hints == HINTS_MAX || sim_random(w->sim, 8) == 0)
+		return;
+	w->n_hints++;
+	h->to = !n->no;
+	h->n = m->n_heads;
+	memcpy(h->heads, m->heads, m->n_heads * sizeof *m->heads);
+}
+
+static void on_flushed(void *arg, uint32_t writer_no, uint64_t flush_no,
+                       struct batch *const *batches, size_t n_batches)
+{
+	struct node *n = arg;
+
+	hint_send(&n->port, &n->bus->session_id, writer_no, flush_no, batches, n_batches);
+}
+
+/* Some of those under way arrive, perhaps in another life of the node. */
+static void hints_arrive(struct world *w)
+{
+	for (size_t i = w->n_hints; i-- > 0;) {
+		struct hint h = w->hints[i];
+
+		if (sim_random(w->sim, 3) == 0)
+			continue;
+		w->hints[i] = w->hints[--w->n_hints];
+		if (w->nodes[h.to])
+			dispatch_hinted(w->nodes[h.to]->dispatch, h.heads, h.n);
+	}
+}
+
 static void on_state(void *arg, enum bus_state state)
 {
 	struct node *n = arg;
@@ -419,11 +469,15 @@ static void node_start(struct world *w, uint32_t no)
 	struct node *n = xcalloc(1, sizeof *n);
 	struct dispatch_settings ds = {.cache_bytes = sim_random(w->sim, 2) ? 2000 : 1 << 20,
 	                               .linger_ms = sim_random(w->sim, 2) ? 50 : 2000};
-	struct appender_events ae = {
-	        .on_answer = on_answer, .on_room = on_room, .on_stored = on_stored, .arg = n};
+	struct appender_events ae = {.on_answer = on_answer,
+	                             .on_room = on_room,
+	                             .on_flushed = on_flushed,
+	                             .on_stored = on_stored,
+	                             .arg = n};
 
 	n->world = w;
 	n->no = no;
+	n->port = (struct peer_port){.send_all = port_send_all, .self = n};
 	w->nodes[no] = n;
 	n->loop = loop_new();
 	n->bus = sim_bus_new(w->sim, names[no]);
@@ -502,6 +556,7 @@ static void world_tick(struct world *w)
 		mesh_tick(w->mesh);
 	for (size_t i = 0; i < CLIENTS; i++)
 		client_tick(&w->clients[i]);
+	hints_arrive(w);
 	sim_loop_turn();
 	sim_loop_run_for(1 + sim_random(w->sim, 2 * TICK_MS));
 }
