@@ -30,7 +30,7 @@ static void print_help(FILE *f)
 	      "usage: leat COMMAND [options]\n\n",
 	      f);
 	for (size_t i = 0; i < COMMANDS; i++)
-		fprintf(f, "  leat %-10s %s\n", commands[i].name, commands[i].help);
+		fprintf(f, "  leat %-12s %s\n", commands[i].name, commands[i].help);
 	fputs("\n  leat COMMAND --help   the options of a command\n"
 	      "  leat --version        which version this is\n",
 	      f);

@@ -1,5 +1,6 @@
 #include "node/cli/command.h"
 
+#include "node/cli/admin_run.h"
 #include "node/cli/key_file.h"
 #include "node/cli/options.h"
 #include "sql/conn.h"
@@ -9,8 +10,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-enum { TRIES = 5 }; /* of a transaction that another one got in the way of */
 
 struct tenant_options {
 	const char *db, *kid, *alg, *key, *issuer;
@@ -232,40 +231,28 @@ static const struct verb {
 
 /* ---- running one ---- */
 
-static int run_on(struct sql_conn *c, const struct verb *v, const struct tenant_options *o,
-                  struct err *e)
+struct run {
+	const struct verb *verb;
+	const struct tenant_options *options;
+};
+
+static int run_verb(struct sql_conn *c, const void *arg, struct err *e)
 {
-	for (int i = 1;; i++) {
-		if (!sql_conn_is_open(c) && sql_conn_open(c, e))
-			return -1;
-		if (v->run(c, o, e) == 0)
-			return 0;
-		if (e->code != SQL_RETRY || i == TRIES)
-			return -1;
-	}
+	const struct run *r = arg;
+
+	return r->verb->run(c, r->options, e);
 }
 
 static int run(const struct verb *v, const struct tenant_options *o)
 {
-	struct sql_limits limits = SQL_LIMITS_DEFAULT;
-	struct err e = {0};
-	struct sql_conn *c;
-	struct dsn dsn;
-	int rc;
+	struct run r = {v, o};
+	struct err e;
 
-	if ((o->names.n && tenant_name_check(o->name, &e) < 0) || dsn_load(&dsn, o->db, &e)) {
+	if (o->names.n && tenant_name_check(o->name, &e) < 0) {
 		fprintf(stderr, "tenant: %s\n", e.text);
 		return OPTIONS_EXIT_USAGE;
 	}
-	sql_library_init();
-	c = sql_conn_new(&dsn, &limits);
-	rc = run_on(c, v, o, &e);
-	sql_conn_free(c);
-	sql_library_end();
-	dsn_release(&dsn);
-	if (rc < 0)
-		fprintf(stderr, "tenant: %s\n", e.text);
-	return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	return admin_run("tenant", o->db, run_verb, &r);
 }
 
 static int usage(bool asked)

@@ -1,0 +1,110 @@
+"""`leat subscription`: a durable subscription is listed, moved to another position while it is in use or
+not, and deleted."""
+
+import re
+import time
+
+import pytest
+
+from leat import stack
+
+NOTICED_S = 1.5 * stack.SLOW  # a node that has it in memory looks with its next renewal
+KEPT = {"clean": False, "props": [("session_expiry", 300)]}
+
+
+@pytest.fixture
+def subscription(sql_node):
+    def run(verb, *args, check=True):
+        return stack.leat("subscription", verb, "--tenant", "alpha", *args, "--db", sql_node.dsn,
+                          check=check)
+    return run
+
+
+def numbers(packets):
+    return [int(p.payload) for p in packets]
+
+
+def publish(client, node, topic, numbers_):
+    client(node).publish_many([(topic, str(i)) for i in numbers_])
+
+
+def subject_of(sql, client_id):
+    return sql("SELECT CONVERT(subject USING utf8mb4) FROM subscription WHERE name = %s", client_id)[0][0]
+
+
+def first_number(sql, topic):
+    """The sequence number of the topic's first event in alpha's journal."""
+    return sql("SELECT MIN(seq) FROM event WHERE tenant = 'alpha' AND topic = %s", topic)[0][0]
+
+
+def test_share_in_use_gets_the_replay(client, sql_node, sql, topic, subscription):
+    s = client(sql_node)
+    share = f"$share/{topic.replace('/', '-')}/{topic}"
+    s.subscribe(share)
+    publish(client, sql_node, topic, range(20))
+    assert numbers(s.receive_many(20)) == list(range(20))
+    name = share.removeprefix("$share/")
+    subscription("seek", "--kind", "share", "--name", name, "--to",
+                 str(first_number(sql, topic) + 5))
+    assert sorted(numbers(s.receive_many(15, timeout=10))) == list(range(5, 20))
+    publish(client, sql_node, topic, [20])
+    assert numbers([s.receive()]) == [20]
+    assert s.silent()
+
+
+def test_back_and_forth_by_time(client, sql_node, topic, cid, subscription, sql):
+    """A session's client is disconnected, and finds the new position when it is back."""
+    c = client(sql_node, cid(), **KEPT)
+    c.subscribe(topic)
+    publish(client, sql_node, topic, range(10))
+    assert len(c.receive_many(10)) == 10
+    time.sleep(1.1)
+    middle = sql("SELECT DATE_FORMAT(UTC_TIMESTAMP(3), '%%Y-%%m-%%dT%%H:%%i:%%s.%%fZ')")[0][0]
+    publish(client, sql_node, topic, range(10, 20))
+    assert len(c.receive_many(10)) == 10
+    at = ["--kind", "session", "--subject", subject_of(sql, cid()), "--name", cid()]
+    subscription("seek", *at, "--to", middle)
+    assert c.closed(timeout=10)
+    c = client(sql_node, cid(), **KEPT)
+    assert c.connack.present
+    assert numbers(c.receive_many(10)) == list(range(10, 20))
+    c.disconnect()
+    subscription("seek", *at, "--to", "earliest")
+    time.sleep(NOTICED_S)
+    c = client(sql_node, cid(), **KEPT)
+    assert numbers(c.receive_many(20)) == list(range(20))
+    c.disconnect()
+    publish(client, sql_node, topic, range(20, 30))
+    subscription("seek", *at, "--to", "head")
+    time.sleep(NOTICED_S)
+    c = client(sql_node, cid(), **KEPT)
+    assert c.connack.present and c.silent()
+    publish(client, sql_node, topic, [30])
+    assert numbers([c.receive()]) == [30]
+
+
+def test_list_and_delete(client, sql_node, topic, cid, subscription, sql):
+    c = client(sql_node, cid(), **KEPT)
+    c.subscribe(topic)
+    line = next(l for l in subscription("list").stdout.splitlines() if l.endswith(cid()))
+    assert re.match(r"session +active +\d+ +\S+ +\S+ ", line)
+    subscription("delete", "--kind", "session", "--subject", subject_of(sql, cid()), "--name", cid())
+    assert c.closed(timeout=10)
+    assert cid() not in subscription("list").stdout
+    c = client(sql_node, cid(), **KEPT)
+    assert not c.connack.present
+
+
+def test_what_is_refused(subscription, topic):
+    for args, why in [
+        (("seek", "--kind", "queue", "--name", "none", "--to", "head"), "has no queue 'none'"),
+        (("seek", "--kind", "share", "--name", "a/b", "--to", "tomorrow"), "not 'tomorrow'"),
+        (("seek", "--kind", "topic", "--name", "a", "--to", "head"), "session|share|queue"),
+        (("delete", "--kind", "session", "--subject", "s", "--name", "x"), "of this subject"),
+        (("seek", "--kind", "queue", "--name", "a"), "--to"),
+    ]:
+        done = subscription(*args, check=False)
+        assert done.returncode in (1, 2) and why in done.stderr, done.stderr
+    done = stack.leat("subscription", "list", "--tenant", "gamma", "--db", "mysql://nobody@127.0.0.1:1/x",
+                      check=False)
+    assert done.returncode == 1
