@@ -196,7 +196,7 @@ CHAOS      := LEAT_BIN=$(abspath $(B)/bugs/leat) tests/chaos/run --full-disk $(F
 CHAOS_ARGS ?=
 
 .PHONY: chaos
-chaos: deps-test deps-chaos deps-$(ENGINE) bugs-build $(FULL_DISK) ## three nodes under faults for MINUTES=5, or FAULTS=N of them; nothing is lost
+chaos: deps-test deps-chaos deps-$(ENGINE) bugs-build $(FULL_DISK) ## three nodes under faults, for MINUTES=5 or FAULTS=N of them
 	@$(CHAOS) $(if $(FAULTS),--faults $(FAULTS),--minutes $(MINUTES)) $(CHAOS_ARGS)
 
 # Each must be caught within 20 runs; what processes cannot be made to show, sim-bugs catches.

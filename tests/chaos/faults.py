@@ -9,12 +9,16 @@ import signal
 import time
 
 from leat.stack import SLOW
-from world import FAKETIME, utc
+from world import FAKETIME, GALERA, utc
 
 SLACK_S = 1.5  # from a TTL's end until what a node sent before has been read
 LIGHT = ("client", "lose-reply", "lose-request", "db-cut", "peer-cut")
 # Where a node is caught mostly at its start: less often chosen.
 START = re.compile("(before|commit|committed) (TENANT|CHANGES|SCHEMA|SESSION_BEGIN|WRITER_CREATE)")
+
+
+GALERA_WEIGHTS = {"member": 12, "member-stop": 8, "majority": 4}
+GALERA_NOT = ("db-stop", "held", "full-disk")  # of one server; its members have their own
 
 
 class Faults:
@@ -27,6 +31,12 @@ class Faults:
         "peer-cut": 4, "peer-away": 5, "peer-latency": 2,
         "lose-reply": 10, "lose-request": 6, "client": 8, "clock": 4, "full-disk": 2,
     }
+
+    @classmethod
+    def weights(cls):
+        if not GALERA:
+            return dict(cls.WEIGHTS)
+        return {k: w for k, w in {**cls.WEIGHTS, **GALERA_WEIGHTS}.items() if k not in GALERA_NOT}
 
     def __init__(self, world):
         self.world, self.rng = world, world.rng
@@ -200,6 +210,34 @@ class Faults:
         with open(self.world.full, "w"):
             time.sleep(self.rng.uniform(0.5, 3))
         os.unlink(self.world.full)
+
+    # ---- members of a Galera ----
+
+    def fault_member(self, _):
+        """Any of them, also the one that the nodes use; it comes back by itself or from a copy."""
+        member = self.rng.choice((1, 1, 2, 3))
+        self.world.database.crash(member)
+        time.sleep(self.ttls(0, 1))
+        self.world.database.resume(member)
+
+    def fault_member_stop(self, _):
+        """Until the others have given it up, or not as long."""
+        pid = self.world.database.pid(self.rng.choice((1, 1, 2, 3)))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(self.ttls(0.2, 1.5))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def fault_majority(self, _):
+        """Two are gone: what is left takes no writes, until all come back."""
+        gone = self.rng.sample((1, 2, 3), 2)
+        for member in gone:
+            self.world.database.crash(member)
+        time.sleep(self.ttls(0, 1))
+        left = ({1, 2, 3} - set(gone)).pop()
+        self.world.database.crash(left)  # nobody knows of a majority any more: all begin anew
+        self.world.database.resume()
 
     # ---- between a node and the database ----
 

@@ -9,9 +9,9 @@ EARLY = 0.8  # of the TTL: a session that renewed as recently is not to be ended
 
 
 class Witness(threading.Thread):
-    def __init__(self, database, schema, history, ttl_s):
+    def __init__(self, connect, history, ttl_s):
         super().__init__(name="witness", daemon=True)
-        self.database, self.schema, self.history = database, schema, history
+        self.connect, self.history = connect, history
         self.ttl_ms = ttl_s * 1000
         self.stopping = threading.Event()
         self.excused = set()  # names of nodes that end their sessions themselves
@@ -19,7 +19,7 @@ class Witness(threading.Thread):
         self.seen, self.ended = 0, set()
         with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "witness.sql")) as f:
             statements = f.read().split("\n//\n")
-        with contextlib.closing(database.connect(schema)) as c, c.cursor() as q:
+        with contextlib.closing(connect()) as c, c.cursor() as q:
             for text in statements:
                 q.execute(text)
 
@@ -29,7 +29,7 @@ class Witness(threading.Thread):
                 self.look()
 
     def look(self):
-        with contextlib.closing(self.database.connect(self.schema, read_timeout=10)) as c, c.cursor() as q:
+        with contextlib.closing(self.connect()) as c, c.cursor() as q:
             q.execute("SELECT id, rule, text FROM chaos_violation WHERE id>%s ORDER BY id", (self.seen,))
             for self.seen, rule, text in q.fetchall():
                 self.history.violation(rule, text)

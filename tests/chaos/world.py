@@ -15,7 +15,8 @@ from proxy import Proxy
 from witness import Witness
 
 TENANT = "chaos"
-RESUME_S = 60  # everything moves again so soon after a fault, on the slowest machine
+GALERA = stack.ENGINE == "galera"
+RESUME_S = 120 if GALERA else 60  # everything moves again so soon after a fault, on the slowest machine
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
@@ -115,7 +116,7 @@ class World:
         self.token = signer.token(ttl=7 * 24 * 3600, iat=int(time.time()) - 7200)
         self.tenant_id = self.query("SELECT tenant_id FROM tenant WHERE name=%s", TENANT)[0][0]
         self.journal = Journal(self.query, self.tenant_id)
-        self.witness = Witness(self.database, where["database"], self.history, self.ttl_s)
+        self.witness = Witness(self.connect, self.history, self.ttl_s)
         self._nodes(where)
         self._clients()
 
@@ -185,8 +186,19 @@ class World:
             p.start()
         self.witness.start()
 
+    def connect(self):
+        """The administrator's connection to the server, or to a member that is in service and knows
+        what the others have stored."""
+        if not GALERA:
+            return self.database.connect(read_timeout=10)
+        for dsn in random.sample(self.database.admin_dsns, 3):
+            with contextlib.suppress(stack.pymysql.MySQLError):
+                return self.database.connect(dsn=dsn, read_timeout=10,
+                                             init_command="SET SESSION wsrep_sync_wait=15")
+        raise OSError("no member answers")
+
     def query(self, text, *args):
-        with contextlib.closing(self.database.connect()) as c, c.cursor() as q:
+        with contextlib.closing(self.connect()) as c, c.cursor() as q:
             q.execute(text, args)
             return q.fetchall()
 
@@ -236,6 +248,8 @@ class World:
             elif state == "T" and n.stopped_until and time.monotonic() > n.stopped_until:
                 n.stopped_until = 0
                 n.signal(signal.SIGCONT)
+            elif state != "T":
+                n.stopped_until = 0
 
     def wait(self, condition, what, seconds=RESUME_S):
         end = time.monotonic() + seconds * stack.SLOW

@@ -71,7 +71,8 @@ class Database:
         self.dir, self.env = directory, {}
         self._run("start", ENGINE)
         with open(os.path.join(directory, "admin-dsn")) as f:
-            self.admin_dsn = f.readline().strip()
+            self.admin_dsns = f.read().split()
+        self.admin_dsn = self.admin_dsns[0]
         with open(os.path.join(directory, "dsn")) as f:
             self.member_dsns = f.read().split()
         self.dsn = self.member_dsns[0]
@@ -98,13 +99,13 @@ class Database:
     def resume(self, member=None):
         self._run("resume", *[str(member)] * (member is not None))
 
-    def pid(self):
-        with open(os.path.join(self.dir, "pid")) as f:
+    def pid(self, member=None):
+        with open(os.path.join(self.dir, str(member or ""), "pid")) as f:
             return int(f.read().split()[0])
 
-    def connect(self, schema=None, **kw):
+    def connect(self, schema=None, dsn=None, **kw):
         """A connection of the server's administrator, in autocommit."""
-        d = parse_dsn(self.admin_dsn)
+        d = parse_dsn(dsn or self.admin_dsn)
         d["database"] = schema or d["database"]
         # Over TCP: the socket's permissions are the server's matter.
         d.pop("unix_socket")
