@@ -231,7 +231,7 @@ endef
 $(foreach d,$(LAYERS),$(eval $(call test_rule,unit/$(d),$(d))))
 $(foreach d,$(LAYERS),$(eval $(call test_rule,integration/$(d),$(d))))
 $(eval $(call test_rule,integration,sql))
-$(B)/unit/node/test_dispatch $(B)/unit/node/test_sessions $(B)/unit/node/test_churn: tests/unit/node/rig.c
+$(B)/unit/node/test_dispatch $(B)/unit/node/test_sessions $(B)/unit/node/test_churn $(B)/unit/node/test_queue: tests/unit/node/rig.c
 # One suite for every backend of the bus.
 $(B)/unit/cluster/test_bus_memory $(B)/unit/cluster/test_bus_sim $(B)/integration/cluster/test_bus_sql: tests/bus_suite.c \
   tests/bus_suite_leader.c tests/bus_suite_retention.c

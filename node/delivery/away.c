@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "node/delivery/queue.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -46,6 +47,7 @@ struct away {
 	STAILQ_HEAD(, arrival) arrivals; /* in the order they came */
 	uint32_t n_arrivals;
 	uint64_t *swept; /* by partition: events below it came before the last sweep */
+	uint64_t swept_retry;
 };
 
 /* ---- settling ----------------------------------------------------------------------------------
@@ -54,6 +56,16 @@ struct away {
 static bool is_leaving(const struct subscription *s)
 {
 	return s->space->dispatch->leaving || s->space->dispatch->draining;
+}
+
+/* The first n are not to be sent (any more). */
+static void drop_settled(struct away *a, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free((char *)a->settled[i].reason.p);
+	a->n_settled -= n;
+	if (a->n_settled)
+		memmove(a->settled, a->settled + n, a->n_settled * sizeof *a->settled);
 }
 
 static bool send_settled(struct subscription *s)
@@ -74,8 +86,7 @@ static bool send_settled(struct subscription *s)
 			break;
 		sent += m.n_deliveries;
 	}
-	a->n_settled -= sent;
-	memmove(a->settled, a->settled + sent, a->n_settled * sizeof *a->settled);
+	drop_settled(a, sent);
 	return !a->n_settled;
 }
 
@@ -140,10 +151,31 @@ static void schedule(struct subscription *s)
 	loop_defer(s->space->dispatch->loop, on_turn_end, s);
 }
 
-static void report(struct subscription *s, uint32_t partition, uint64_t seq, uint64_t stamp,
-                   enum peer_result result)
+static bool is_retry(const struct place *pl)
 {
+	return pl->sub->queue && pl == &pl->sub->queue->retry;
+}
+
+/* What a peer calls it. */
+static struct peer_delivery name_of(const struct place *pl, uint64_t seq, uint64_t stamp)
+{
+	struct peer_delivery pd = {.seq = seq, .stamp = stamp, .attempt = 1};
+
+	if (is_retry(pl)) {
+		pd.timer_id = seq;
+		pd.attempt = (uint32_t)stamp;
+	} else {
+		pd.partition_id = pl->partition->id;
+	}
+	return pd;
+}
+
+static void report(struct place *pl, uint64_t seq, uint64_t stamp, enum peer_result result,
+                   struct slice reason)
+{
+	struct subscription *s = pl->sub;
 	struct away *a = s->away;
+	struct peer_delivery *pd;
 
 	if (a->link != AWAY_ATTACHED)
 		return; /* the next owner is told when it asks */
@@ -151,8 +183,13 @@ static void report(struct subscription *s, uint32_t partition, uint64_t seq, uin
 		a->cap_settled = a->cap_settled ? a->cap_settled * 2 : 16;
 		a->settled = xrealloc(a->settled, a->cap_settled * sizeof *a->settled);
 	}
-	a->settled[a->n_settled++] = (struct peer_delivery){
-	        .partition_id = partition, .seq = seq, .stamp = stamp, .result = (uint8_t)result};
+	if (reason.n > BUS_REASON_MAX)
+		reason.n = BUS_REASON_MAX;
+	pd = &a->settled[a->n_settled++];
+	*pd = name_of(pl, seq, stamp);
+	pd->result = (uint8_t)result;
+	if (reason.n)
+		pd->reason = slice(xstrndup(reason.p, reason.n), reason.n);
 	schedule(s);
 }
 
@@ -172,14 +209,27 @@ static bool is_aged(void *arg, struct feed_entry *e)
 
 void away_settled(struct place *pl, uint64_t seq)
 {
-	struct subscription *s = pl->sub;
-	const struct feed_entry *e = feed_held(&pl->feed, seq);
+	struct feed_entry *e = feed_held(&pl->feed, seq);
 
 	if (!e || !feed_done_held(&pl->feed, seq))
 		return;
-	report(s, pl->partition->id, seq, e->stamp, PEER_ACKED);
+	report(pl, seq, e->stamp, PEER_ACKED, slice_str(""));
 	if (pl->feed.n_held > DONE_MAX + REMOTE_CREDIT_MAX) /* the oldest half */
 		feed_unhold_if(&pl->feed, is_aged, &(struct aging){DONE_MAX / 2});
+}
+
+void away_result(struct place *pl, uint64_t seq, enum peer_result result, struct slice reason)
+{
+	struct feed_entry *e = feed_held(&pl->feed, seq);
+
+	if (result == PEER_ACKED) {
+		away_settled(pl, seq);
+		return;
+	}
+	if (!e || e->state != FEED_SENT)
+		return;
+	report(pl, seq, e->stamp, result, reason);
+	feed_unhold(&pl->feed, e);
 }
 
 static bool is_below(void *arg, struct feed_entry *e)
@@ -196,6 +246,12 @@ void away_sweep(struct subscription *s)
 		feed_unhold_if(f, is_below, &s->away->swept[i]);
 		s->away->swept[i] = f->n_held ? f->held[f->n_held - 1].seq + 1 : 0;
 	}
+	if (s->away && s->queue) {
+		struct feed *f = &s->queue->retry.feed;
+
+		feed_unhold_if(f, is_below, &s->away->swept_retry);
+		s->away->swept_retry = f->n_held ? f->held[f->n_held - 1].seq + 1 : 0;
+	}
 }
 
 /* ---- what comes --------------------------------------------------------------------------------
@@ -204,13 +260,14 @@ void away_sweep(struct subscription *s)
 static void send_to(struct place *pl, struct session *c, const struct event *ev, struct batch *b)
 {
 	static const struct match nothing;
+	const struct queue *q = pl->sub->queue;
 	uint64_t seq = batch_base_seq(b);
 	struct feed_entry *e = feed_held(&pl->feed, seq);
 	struct match own;
 	struct outgoing out;
 
 	place_outgoing(pl, c, ev, b, &nothing, &own, &out);
-	pl->partition->space->dispatch->stats.delivered++;
+	pl->sub->space->dispatch->stats.delivered++;
 	if (!out.qos) {
 		session_send(c, &out);
 		away_settled(pl, seq);
@@ -220,6 +277,8 @@ static void send_to(struct place *pl, struct session *c, const struct event *ev,
 	e->packet_id = out.packet_id;
 	e->holder = &c->consumer;
 	e->state = FEED_SENT;
+	if (q)
+		ack_timeout_watch(c, out.packet_id, q->policy.ack_timeout_ms);
 	session_send(c, &out); /* the last thing done with e: it may be settled at once */
 }
 
@@ -231,7 +290,7 @@ static bool give(struct place *pl, struct batch *b)
 
 	batch_event(b, 0, &ev);
 	if (ev.expires_ms && ev.expires_ms <= clock_wall_ms()) {
-		pl->partition->space->dispatch->stats.expired++;
+		pl->sub->space->dispatch->stats.expired++;
 		away_settled(pl, batch_base_seq(b));
 		return true;
 	}
@@ -260,7 +319,7 @@ static void give_back(struct subscription *s)
 		struct feed_entry *e = feed_held(&at->place->feed, seq);
 
 		feed_unhold(&at->place->feed, e);
-		report(s, at->place->partition->id, seq, batch_stamp(at->batch), PEER_RETURNED);
+		report(at->place, seq, batch_stamp(at->batch), PEER_RETURNED, slice_str(""));
 		arrival_end(s->away);
 	}
 }
@@ -301,15 +360,15 @@ static void take(struct place *pl, struct batch *b, uint64_t stamp)
 }
 
 /* Something of that number is here already. False = it was another event: it is forgotten. */
-static bool is_here(struct place *pl, const struct peer_delivery *pd)
+static bool is_here(struct place *pl, uint64_t seq, const struct peer_delivery *pd)
 {
-	struct feed_entry *e = feed_held(&pl->feed, pd->seq);
+	struct feed_entry *e = feed_held(&pl->feed, seq);
 
 	if (!e)
 		return false;
 	if (e->stamp == pd->stamp) {
 		if (e->state == FEED_DONE)
-			report(pl->sub, pd->partition_id, pd->seq, pd->stamp, PEER_ACKED);
+			report(pl, seq, pd->stamp, PEER_ACKED, slice_str(""));
 		return true;
 	}
 	if (e->packet_id)
@@ -323,24 +382,26 @@ static void on_deliver(struct subscription *s, const struct peer_message *m)
 	const struct peer_delivery *pd = m->deliveries;
 	struct batch *b;
 	struct place *pl;
+	uint64_t seq;
 	bool room_for_it;
 	struct err e;
 
-	if (m->n_deliveries != 1 || pd->partition_id >= s->space->n_partitions)
+	if (m->n_deliveries != 1 || pd->partition_id >= s->space->n_partitions ||
+	    (pd->timer_id && !s->queue))
 		return;
-	pl = &s->places[pd->partition_id];
+	pl = pd->timer_id ? &s->queue->retry : &s->places[pd->partition_id];
+	seq = pd->timer_id ? pd->timer_id : pd->seq;
 	room_for_it = s->away->granted && s->n_consumers && !is_leaving(s);
 	if (s->away->granted)
 		s->away->granted--;
 	schedule(s);
-	if (is_here(pl, pd))
+	if (is_here(pl, seq, pd))
 		return;
 	if (!room_for_it) {
-		report(s, pd->partition_id, pd->seq, pd->stamp, PEER_RETURNED);
+		report(pl, seq, pd->stamp, PEER_RETURNED, slice_str(""));
 		return;
 	}
-	b = batch_decode(s->space->tenant_id, pd->partition_id, pd->seq, 1, m->attributes, m->body,
-	                 &e);
+	b = batch_decode(s->space->tenant_id, pd->partition_id, seq, 1, m->attributes, m->body, &e);
 	if (!b) { /* it did not come from a journal: it stays with whoever made it up */
 		log_warn("away", "tenant=%u sub=%" PRIu64 " seq=%" PRIu64 " unreadable: %s",
 		         s->space->tenant_id, s->id, pd->seq, e.text);
@@ -353,8 +414,7 @@ static void on_deliver(struct subscription *s, const struct peer_message *m)
  */
 
 struct parting {
-	struct subscription *sub;
-	uint32_t partition;
+	struct place *pl;
 	const struct consumer *gone;
 };
 
@@ -364,17 +424,17 @@ static bool part(void *arg, struct feed_entry *e)
 
 	if (e->holder != p->gone || !e->packet_id)
 		return false;
-	report(p->sub, p->partition, e->seq, e->stamp, PEER_RETURNED);
+	report(p->pl, e->seq, e->stamp, PEER_RETURNED, slice_str(""));
 	return true;
 }
 
 void away_park(struct subscription *s, const struct consumer *gone)
 {
-	for (uint32_t i = 0; i < s->space->n_partitions; i++) {
-		struct parting p = {s, i, gone};
-
-		feed_unhold_if(&s->places[i].feed, part, &p);
-	}
+	for (uint32_t i = 0; i < s->space->n_partitions; i++)
+		feed_unhold_if(&s->places[i].feed, part, &(struct parting){&s->places[i], gone});
+	if (s->queue)
+		feed_unhold_if(&s->queue->retry.feed, part,
+		               &(struct parting){&s->queue->retry, gone});
 }
 
 void away_leave(struct subscription *s)
@@ -420,6 +480,8 @@ static void away_new(struct subscription *s)
 		feed_unhold_if(&s->places[i].feed, is_waiting, NULL);
 		ranges_release(&s->places[i].feed.ahead);
 	}
+	if (s->queue)
+		feed_unhold_if(&s->queue->retry.feed, is_waiting, NULL);
 	s->epoch = 0;
 	s->away = xcalloc(1, sizeof *s->away);
 	s->away->pause_ms = PAUSE_MS;
@@ -435,6 +497,7 @@ void away_end(struct subscription *s)
 		return;
 	while (!STAILQ_EMPTY(&a->arrivals))
 		arrival_end(a);
+	drop_settled(a, a->n_settled);
 	free(a->settled);
 	free(a->swept);
 	free(a);
@@ -464,7 +527,7 @@ void away_begin(struct subscription *s, const struct id128 *owner)
 		return;
 	s->away->owner = *owner;
 	s->away->link = AWAY_SEEKING;
-	s->away->n_settled = 0;
+	drop_settled(s->away, s->away->n_settled);
 	away_attach(s);
 	seek(s);
 }
@@ -489,7 +552,7 @@ void away_detach(struct subscription *s)
 {
 	s->away->link = AWAY_SEEKING;
 	s->away->owner = (struct id128){{0}};
-	s->away->n_settled = 0;
+	drop_settled(s->away, s->away->n_settled);
 }
 
 void away_lost(struct subscription *s)
@@ -525,6 +588,8 @@ static void on_attached(struct subscription *s, const struct peer_message *m)
 		feed_unhold_if(&s->places[i].feed, is_done, NULL);
 	share_set_id(s, m->subscription_id);
 	s->held_epoch = m->epoch;
+	if (s->queue)
+		queue_know(s->queue, m->filters, &m->policy);
 	a->link = AWAY_ATTACHED;
 	a->pause_ms = PAUSE_MS;
 	share_flows(s);
@@ -585,18 +650,15 @@ struct telling {
 	struct peer_delivery deliveries[PEER_DELIVERIES_MAX];
 };
 
-static void tell_one(struct telling *t, uint32_t partition, const struct feed_entry *e)
+static void tell_one(struct telling *t, const struct place *pl, const struct feed_entry *e)
 {
-	bool done = e->state == FEED_DONE;
+	struct peer_delivery *pd = &t->deliveries[t->m.n_deliveries];
 
 	if (t->failed || (e->holder && e->holder->kind == CONSUMER_REMOTE))
 		return; /* its node tells */
-	t->deliveries[t->m.n_deliveries++] =
-	        (struct peer_delivery){.partition_id = partition,
-	                               .seq = e->seq,
-	                               .stamp = e->stamp,
-	                               .attempt = 1,
-	                               .result = done ? PEER_ACKED : PEER_FLYING};
+	*pd = name_of(pl, e->seq, e->stamp);
+	pd->result = e->state == FEED_DONE ? PEER_ACKED : PEER_FLYING;
+	t->m.n_deliveries++;
 	if (t->m.n_deliveries < PEER_DELIVERIES_MAX)
 		return;
 	t->failed = !peer_send(t->dispatch, t->to, &t->m);
@@ -621,8 +683,14 @@ bool away_tell_held(struct dispatch *d, const struct id128 *to, const struct pee
 
 		for (size_t h = 0; h < f->n_held; h++) {
 			if (s->away || f->held[h].state != FEED_READY)
-				tell_one(&t, i, &f->held[h]);
+				tell_one(&t, &s->places[i], &f->held[h]);
 		}
+	}
+	for (size_t h = 0; s && s->queue && h < s->queue->retry.feed.n_held; h++) {
+		const struct feed_entry *e = &s->queue->retry.feed.held[h];
+
+		if (s->away || e->state == FEED_SENT)
+			tell_one(&t, &s->queue->retry, e);
 	}
 	return !t.failed && peer_send(d, to, &t.m);
 }

@@ -32,6 +32,7 @@ struct closing;
 struct op;
 struct partition;
 struct place;
+struct queue;
 struct remote;
 struct space;
 struct subscription;
@@ -139,6 +140,8 @@ struct subscription {
 	uint32_t n_awaited; /* of them have not told what they have in flight: it waits */
 	uint64_t await_until_ms;
 	bool yielding; /* the node is leaving: nothing more is delivered */
+	/* queue kind: as a share, and what queue.h says */
+	struct queue *queue;
 
 	uint64_t mark; /* the event last matched, and how */
 	struct match match;
@@ -179,7 +182,7 @@ struct space {
 	struct trie *trie;
 	struct partition **partitions; /* [n_partitions]; NULL = not tracked */
 	struct map sessions;           /* subject NUL client_id -> session */
-	struct map shares;             /* NAME/FILTER -> subscription */
+	struct map shares;             /* NAME/FILTER, or a queue's NAME -> subscription */
 	struct map share_ids;          /* subscription_id -> the same, as far as known */
 	uint32_t requests; /* bus requests and closing objects that hold a pointer to it */
 };
@@ -218,9 +221,11 @@ struct dispatch {
 	uint64_t leave_by_ms; /* what is in flight is waited for until then */
 	void (*left)(void *arg);
 	void *left_arg;
-	bool draining; /* nothing new is claimed or delivered */
-	bool released; /* draining: every subscription was let go */
-	bool freeing;  /* the bus is not asked any more */
+	LIST_HEAD(, session) watched; /* with an ack time-out running */
+	bool watching;                /* the next look at them is due */
+	bool draining;                /* nothing new is claimed or delivered */
+	bool released;                /* draining: every subscription was let go */
+	bool freeing;                 /* the bus is not asked any more */
 	void (*drained)(void *arg);
 	void *drained_arg;
 };
@@ -286,11 +291,18 @@ void place_return(struct place *pl, struct feed_entry *e); /* in flight no more:
 void place_outgoing(const struct place *pl, const struct session *c, const struct event *ev,
                     struct batch *b, const struct match *m, struct match *own,
                     struct outgoing *out);
+/* What a consumer made of an event: for all but queues the same as settling it. */
+void place_result(struct place *pl, uint64_t seq, enum peer_result result, struct slice reason);
+/* Send an event to a consumer that can take it; e: its entry if it waited. False: its link is full.
+ */
+bool place_deliver(struct place *pl, struct consumer *c, uint64_t seq, const struct event *ev,
+                   struct batch *b, const struct match *m, struct feed_entry *e);
 /* Events [from, to) are gone: it does not wait for them. */
 void place_skip(struct place *pl, uint64_t from, uint64_t to);
 
 /* filter.c */
-bool filter_is_share(struct slice text); /* $share/… */
+bool filter_is_share(struct slice text); /* $share/… or $queue/…: of another subscription */
+bool filter_is_queue(struct slice text);
 struct filter *filter_find(struct subscription *s, struct slice text);
 /* A free or new slot; text is copied. Add it to the trie with filter_plant when it is filled in. */
 struct filter *filter_add(struct subscription *s, struct slice text);
@@ -371,6 +383,7 @@ void away_detach(struct subscription *s); /* from its owner, whoever that was */
 void away_lost(struct subscription *s);   /* the same, and look for another */
 void away_pump(struct subscription *s);   /* consumers, or their room, may have changed */
 void away_settled(struct place *pl, uint64_t seq);
+void away_result(struct place *pl, uint64_t seq, enum peer_result result, struct slice reason);
 void away_park(struct subscription *s, const struct consumer *gone);
 void away_room(struct subscription *s); /* its link takes more again */
 void away_sweep(struct subscription *s);
@@ -432,20 +445,24 @@ struct op {
 	size_t joined;
 	enum session_start_at start;
 	uint64_t start_value;
+	struct bus_policy policy;
 	bool begins;                /* these are the session's first filters */
 	struct bus_cursor *cursors; /* begins: where */
 	struct bus_change change;
 	struct buf json;
 	uint16_t packet_id;
 	const char *text; /* why something failed */
+	char *own_text;   /* the same, where it was made up; or NULL */
 	void (*done)(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n,
 	             const char *text);
 };
 
 void op_step(struct op *op);
 void session_store(struct session *s); /* write its row, in turn with its other operations */
-void op_silence(struct session *s);    /* their connection is gone: finish without an answer */
-void op_drop_all(struct session *s);   /* the session is going */
+/* The filter that it waits to join is refused: answer so. */
+void op_refuse(struct op *op, uint8_t reason, const char *text);
+void op_silence(struct session *s);  /* their connection is gone: finish without an answer */
+void op_drop_all(struct session *s); /* the session is going */
 
 /* session.c */
 struct session {
@@ -475,8 +492,12 @@ struct session {
 	struct slot {                /* packet id - 1 */
 		struct place *place; /* NULL with used: the event went away, the id did not */
 		uint64_t seq;
+		uint64_t due_ms; /* queue: cut off unless it is answered by then; 0 = never */
 		bool used;
 	} * slots;
+	uint64_t ack_due_ms; /* no slot is due before */
+	bool watched;        /* on dispatch->watched */
+	LIST_ENTRY(session) watch_link;
 	uint16_t n_slots;
 	uint16_t n_used;
 	uint16_t next_slot;
@@ -505,6 +526,14 @@ void session_kill(struct session *s, uint8_t reason, const char *text); /* kicks
 void session_let_go(struct session *s); /* the same, and releases its row, which is ours */
 void session_unref(struct session *s);
 void session_release(struct session *s); /* drain: let go of a durable session */
+
+/* A consumer that misbehaves: its connection is ended, the session stays as long as it may. */
+void session_cut(struct session *s, uint8_t reason, const char *text);
+void session_drop_share(struct session *s, struct subscription *share); /* and its filter */
+
+/* ack_timeout.c: consumers of queues that hold an event too long */
+void ack_timeout_watch(struct session *s, uint16_t packet_id, uint32_t timeout_ms);
+void ack_timeout_forget(struct session *s);
 
 /* others.c: what other nodes did */
 void others_stored(struct dispatch *d);

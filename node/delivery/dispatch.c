@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/delivery/delivery.h"
+#include "node/delivery/queue.h"
 #include "node/net/loop.h"
 
 #include <assert.h>
@@ -197,6 +198,25 @@ static void release_all(struct dispatch *d)
 	share_each(d, end_share, NULL); /* those that only others had consumers for */
 }
 
+/* Is everything that the consumers of queues said written down? */
+static bool queues_settled(const struct dispatch *d)
+{
+	const struct space *sp;
+	size_t at = 0;
+
+	while (d->up && (sp = map_next(&d->spaces, &at))) {
+		const struct subscription *share;
+		size_t share_at = 0;
+
+		while ((share = map_next(&sp->shares, &share_at))) {
+			if (share->queue && share->queue->loaded &&
+			    share->state == SUBSCRIPTION_ACTIVE && !queue_settled(share->queue))
+				return false;
+		}
+	}
+	return true;
+}
+
 void dispatch_drain_check(struct dispatch *d)
 {
 	void (*fn)(void *) = d->drained;
@@ -208,6 +228,8 @@ void dispatch_drain_check(struct dispatch *d)
 			committer_flush(d);
 		return;
 	}
+	if (!d->released && !queues_settled(d))
+		return; /* the answer of their settlement calls again */
 	if (!d->released) {
 		d->released = true;
 		release_all(d);

@@ -23,15 +23,21 @@ struct dispatch_settings {
 
 /* Numbers for /metrics and tests. */
 struct dispatch_stats {
-	uint64_t delivered;      /* PUBLISH packets handed to connections */
-	uint64_t settled;        /* deliveries acknowledged */
-	uint64_t forwarded;      /* deliveries sent to other nodes, whose consumers they are for */
-	uint64_t expired;        /* events whose message expiry passed before delivery */
-	uint64_t catch_up_reads; /* journal reads */
-	uint64_t cursor_commits; /* transactions */
-	uint64_t fenced;         /* cursor rows that no longer matched */
-	uint64_t gaps;           /* times a subscription was overtaken by retention */
-	uint64_t gap_events;     /* events it skipped, wanted or not */
+	uint64_t delivered;       /* PUBLISH packets handed to connections */
+	uint64_t settled;         /* deliveries acknowledged */
+	uint64_t forwarded;       /* deliveries sent to other nodes, whose consumers they are for */
+	uint64_t expired;         /* events whose message expiry passed before delivery */
+	uint64_t catch_up_reads;  /* journal reads */
+	uint64_t cursor_commits;  /* transactions */
+	uint64_t fenced;          /* cursor rows that no longer matched */
+	uint64_t failed;          /* queues: attempts that failed */
+	uint64_t ack_timeouts;    /* queues: consumers cut off */
+	uint64_t retried;         /* queues: deliveries of events that had failed */
+	uint64_t dead_lettered;   /* queues: events given up */
+	uint64_t retries_waiting; /* queues: rows in the timer table */
+	uint64_t breakers_open;   /* queues */
+	uint64_t gaps;            /* times a subscription was overtaken by retention */
+	uint64_t gap_events;      /* events it skipped, wanted or not */
 	size_t sessions;
 	size_t subscriptions;
 	size_t cache_bytes;

@@ -17,6 +17,11 @@ static size_t entry_offset(const struct feed *f, const struct feed_entry *e)
 	return ((size_t)(e - f->ring) - f->first) & (f->cap - 1);
 }
 
+static bool is_held(const struct feed *f, const struct feed_entry *e)
+{
+	return f->n_held && e >= f->held && e < f->held + f->n_held;
+}
+
 void feed_release(struct feed *f)
 {
 	free(f->ring);
@@ -111,7 +116,12 @@ struct feed_entry *feed_ready_within(struct feed *f, uint64_t from, uint64_t to)
 void feed_set(struct feed *f, struct feed_entry *e, enum feed_state state)
 {
 	size_t offset = entry_offset(f, e);
+	bool was_ready = e->state == FEED_READY;
 
+	if (is_held(f, e)) { /* not in the ring: plain data */
+		e->state = (uint8_t)state;
+		return;
+	}
 	assert(state != FEED_DONE && e->state != FEED_DONE);
 	if (e->state == state)
 		return;
@@ -119,7 +129,7 @@ void feed_set(struct feed *f, struct feed_entry *e, enum feed_state state)
 	if (state == FEED_READY) {
 		if (f->n_ready++ == 0 || offset < f->ready_from)
 			f->ready_from = offset;
-	} else {
+	} else if (was_ready) {
 		f->n_ready--;
 	}
 }
@@ -235,6 +245,17 @@ bool feed_done_held(struct feed *f, uint64_t seq)
 	return true;
 }
 
+void feed_learn(struct feed *f, uint64_t acked_through, struct slice ahead)
+{
+	struct ranges done = {0};
+
+	if (ranges_decode(&done, acked_through, ahead) == 0) {
+		for (size_t i = 0; i < done.n; i++)
+			ranges_add(&f->ahead, done.items[i].first, done.items[i].last);
+	}
+	ranges_release(&done);
+}
+
 enum feed_known feed_recall(struct feed *f, uint64_t seq, uint64_t stamp, struct feed_entry *stale)
 {
 	struct feed_entry *h;
@@ -266,19 +287,35 @@ enum feed_known feed_recall(struct feed *f, uint64_t seq, uint64_t stamp, struct
 	return FEED_HELD;
 }
 
-uint64_t feed_acked_through(const struct feed *f, uint64_t matched_through)
+static bool is_done(const struct feed_entry *e, bool moving)
 {
-	return f->count ? entry_at(f, 0)->seq - 1 : matched_through;
+	return e->state == FEED_DONE || (moving && e->state == FEED_MOVING);
 }
 
-static void ranges_of_done(const struct feed *f, uint64_t matched_through, struct ranges *out)
+static uint64_t acked_through(const struct feed *f, uint64_t matched_through, bool moving)
+{
+	size_t i = 0;
+
+	while (i < f->count && is_done(entry_at(f, i), moving))
+		i++;
+	return i < f->count ? entry_at(f, i)->seq - 1 : matched_through;
+}
+
+uint64_t feed_acked_through(const struct feed *f, uint64_t matched_through)
+{
+	return acked_through(f, matched_through, false);
+}
+
+/* moving: what is MOVING counts as done. */
+static void ranges_of_done(const struct feed *f, uint64_t matched_through, bool moving,
+                           struct ranges *out)
 {
 	uint64_t from = 0; /* 0 = below the cursor still */
 
 	for (size_t i = 0; i < f->count; i++) {
 		const struct feed_entry *e = entry_at(f, i);
 
-		if (e->state == FEED_DONE)
+		if (is_done(e, moving))
 			continue;
 		if (from && from < e->seq)
 			ranges_add(out, from, e->seq - 1);
@@ -306,9 +343,21 @@ void feed_encode_ahead(const struct feed *f, uint64_t matched_through, size_t ma
 {
 	struct ranges done = {0};
 
-	ranges_of_done(f, matched_through, &done);
+	ranges_of_done(f, matched_through, false, &done);
 	ranges_encode(&done, feed_acked_through(f, matched_through), max_bytes, out);
 	ranges_release(&done);
+}
+
+uint64_t feed_cursor_moving(const struct feed *f, uint64_t matched_through, size_t max_bytes,
+                            struct buf *ahead)
+{
+	uint64_t acked = acked_through(f, matched_through, true);
+	struct ranges done = {0};
+
+	ranges_of_done(f, matched_through, true, &done);
+	ranges_encode(&done, acked, max_bytes, ahead);
+	ranges_release(&done);
+	return acked;
 }
 
 /* In flight, or settled and perhaps not committed yet. */
@@ -333,7 +382,7 @@ void feed_suspend(struct feed *f, uint64_t matched_through)
 	struct feed_entry *held;
 	size_t n = 0;
 
-	ranges_of_done(f, matched_through, &done);
+	ranges_of_done(f, matched_through, false, &done);
 	held = xcalloc(count_known(f) + f->n_held, sizeof *held);
 	for (size_t i = 0; i < f->count; i++) {
 		if (is_known(entry_at(f, i)))

@@ -18,9 +18,12 @@ enum {
 };
 
 enum feed_state {
-	FEED_READY, /* matched, waits for a consumer */
-	FEED_SENT,  /* in flight to `holder` under packet_id */
-	FEED_DONE,  /* settled, but something before it is not */
+	FEED_READY,   /* matched, waits for a consumer */
+	FEED_SENT,    /* in flight to `holder` under packet_id */
+	FEED_DONE,    /* settled, but something before it is not */
+	FEED_BLOCKED, /* queue: waits behind an earlier event of its key */
+	FEED_FAILED,  /* queue: its attempt failed, which has to be written down */
+	FEED_MOVING,  /* queue: that is being written: it moves out of the journal's way */
 };
 
 /* Who has it: node/delivery/consumer.h. */
@@ -32,6 +35,7 @@ struct feed_entry {
 	struct consumer *holder; /* SENT: who; READY with a packet_id: whose packet id it is */
 	uint16_t packet_id;      /* 0 = none; READY with one is sent again with DUP */
 	uint8_t state;           /* enum feed_state */
+	uint8_t lost;            /* queue: consumers that went away with it in hand */
 };
 
 /* What a new sequence number is to a feed that starts again from its cursor. */
@@ -112,11 +116,18 @@ static inline bool feed_recalls(const struct feed *f)
 	return f->ahead.n || f->n_held;
 }
 
+/* Stored as done ahead of the cursor it began with: so it need not be in memory. */
+void feed_learn(struct feed *f, uint64_t acked_through, struct slice ahead);
+
 /* The cursor, given that matching got as far as matched_through. */
 uint64_t feed_acked_through(const struct feed *f, uint64_t matched_through);
 /* Encode what is done ahead of it; at most max_bytes. */
 void feed_encode_ahead(const struct feed *f, uint64_t matched_through, size_t max_bytes,
                        struct buf *out);
+
+/* Both of them as they will be when what is MOVING is done. */
+uint64_t feed_cursor_moving(const struct feed *f, uint64_t matched_through, size_t max_bytes,
+                            struct buf *ahead);
 
 /* A new generation, or the consumer went: forget the entries but for what is known (cursor, done
  * ahead, in flight); matching starts again behind the cursor. */

@@ -11,9 +11,14 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+bool filter_is_queue(struct slice text)
+{
+	return text.n > 7 && memcmp(text.p, "$queue/", 7) == 0;
+}
+
 bool filter_is_share(struct slice text)
 {
-	return text.n > 7 && memcmp(text.p, "$share/", 7) == 0;
+	return filter_is_queue(text) || (text.n > 7 && memcmp(text.p, "$share/", 7) == 0);
 }
 
 struct filter *filter_find(struct subscription *s, struct slice text)
@@ -135,7 +140,7 @@ static int decode_one(struct subscription *s, const json_t *o)
 	struct filter *f;
 
 	if (qos < 0 || qos > 2 || topic_filter_parse(text, &parts, NULL) != 0 ||
-	    parts.kind == FILTER_QUEUE || filter_find(s, text) ||
+	    (s->kind != BUS_SUB_SESSION && parts.kind != FILTER_PLAIN) || filter_find(s, text) ||
 	    filter_count(s) >= SESSION_FILTERS_MAX)
 		return -1;
 	f = filter_add(s, text);

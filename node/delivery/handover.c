@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "node/delivery/queue.h"
 
 #include <inttypes.h>
 
@@ -91,7 +92,7 @@ static bool in_flight(const struct subscription *s)
 		if (feed_in_flight(&s->places[i].feed))
 			return true;
 	}
-	return false;
+	return s->queue && feed_in_flight(&s->queue->retry.feed);
 }
 
 static bool written(const struct subscription *s)
@@ -102,7 +103,7 @@ static bool written(const struct subscription *s)
 		if (pl->feed.dirty || pl->feed.committing)
 			return false;
 	}
-	return true;
+	return !s->queue || !s->queue->loaded || queue_settled(s->queue);
 }
 
 /* Sessions without an expiry take the share with them, unless others consume it. */

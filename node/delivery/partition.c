@@ -340,7 +340,7 @@ static void read_take(struct partition *p, struct bus_read *req)
 static void pump_one_lacking(struct place *pl, const void *arg)
 {
 	(void)arg;
-	if (pl->feed.n_ready)
+	if (pl->feed.n_ready || pl->sub->queue)
 		subscription_pump(pl->sub);
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "node/delivery/queue.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -98,6 +99,8 @@ void remotes_release(struct subscription *s)
 	while ((r = LIST_FIRST(&s->remotes))) {
 		for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++)
 			feed_unhold_if(&s->places[i].feed, is_held_by, &r->consumer);
+		if (s->queue)
+			feed_unhold_if(&s->queue->retry.feed, is_held_by, &r->consumer);
 		LIST_REMOVE(r, link);
 		free(r);
 	}
@@ -122,16 +125,33 @@ bool remote_can_begin(const struct remote *r)
 	return r->credit && !r->blocked && !r->awaited && !r->sub->space->dispatch->draining;
 }
 
+/* How this delivery is named; index: where its event is in the batch. */
+static struct peer_delivery name_it(const struct place *pl, uint64_t seq, const struct batch *b,
+                                    uint32_t *index)
+{
+	const struct queue *q = pl->sub->queue;
+	struct peer_delivery pd = {.seq = seq, .stamp = batch_stamp(b), .attempt = 1};
+
+	*index = 0;
+	if (q && pl == &q->retry) {
+		pd.timer_id = seq;
+		pd.seq = batch_base_seq(b);
+		pd.partition_id = batch_partition(b);
+		pd.attempt = queue_attempt_of(q, pl, b);
+		return pd;
+	}
+	pd.partition_id = pl->partition->id;
+	*index = (uint32_t)(seq - batch_base_seq(b));
+	return pd;
+}
+
 bool remote_deliver(struct place *pl, struct remote *r, uint64_t seq, struct batch *b,
                     struct feed_entry *e)
 {
-	struct dispatch *d = pl->partition->space->dispatch;
+	struct dispatch *d = pl->sub->space->dispatch;
 	struct peer_message m = share_message(r->sub, PEER_DELIVER);
-	struct peer_delivery pd = {.partition_id = pl->partition->id,
-	                           .seq = seq,
-	                           .stamp = batch_stamp(b),
-	                           .attempt = 1};
-	uint32_t i = (uint32_t)(seq - batch_base_seq(b));
+	uint32_t i;
+	struct peer_delivery pd = name_it(pl, seq, b, &i);
 	struct batch *one = batch_count(b) > 1 ? batch_split(b, i, i + 1) : batch_ref(b);
 
 	m.attributes = batch_attributes(one);
@@ -163,24 +183,35 @@ static struct feed_entry *entry_of(struct place *pl, uint64_t seq)
 	return e ? e : feed_held(&pl->feed, seq);
 }
 
+/* The place, and the number there, that a peer names; NULL = there is none. */
+static struct place *place_of(const struct subscription *s, const struct peer_delivery *pd,
+                              uint64_t *seq)
+{
+	*seq = pd->timer_id ? pd->timer_id : pd->seq;
+	if (pd->timer_id)
+		return s->queue ? &s->queue->retry : NULL;
+	if (!s->places || pd->partition_id >= s->space->n_partitions)
+		return NULL;
+	return &s->places[pd->partition_id];
+}
+
 static void settle_one(struct remote *r, const struct peer_delivery *pd)
 {
 	struct subscription *s = r->sub;
-	struct place *pl;
-	struct feed_entry *e;
+	uint64_t seq;
+	struct place *pl = place_of(s, pd, &seq);
+	struct feed_entry *e = pl ? entry_of(pl, seq) : NULL;
 
-	if (!s->places || pd->partition_id >= s->space->n_partitions)
-		return;
-	pl = &s->places[pd->partition_id];
-	e = entry_of(pl, pd->seq);
 	if (!e || e->holder != &r->consumer || e->stamp != pd->stamp)
 		return;
 	if (pd->result == PEER_RETURNED) {
 		place_return(pl, e);
 		return;
 	}
+	if (pd->result > PEER_RETURNED)
+		return;
 	s->space->dispatch->stats.settled++;
-	place_settle(pl, pd->seq);
+	place_result(pl, seq, (enum peer_result)pd->result, pd->reason);
 }
 
 static void on_settle(struct remote *r, const struct peer_message *m)
@@ -194,16 +225,16 @@ static void on_settle(struct remote *r, const struct peer_message *m)
  * as the owner before us sent it, or we did and took it for lost. */
 static void adopt(struct remote *r, const struct peer_delivery *pd)
 {
-	struct place *pl;
+	uint64_t seq;
+	struct place *pl = place_of(r->sub, pd, &seq);
 	struct feed_entry *e;
 
-	if (pd->partition_id >= r->sub->space->n_partitions)
+	if (!pl)
 		return;
-	pl = &r->sub->places[pd->partition_id];
-	e = entry_of(pl, pd->seq);
-	if (!e && r->awaited && !pl->feed.live && pd->seq >= pl->feed.next_seq &&
+	e = entry_of(pl, seq);
+	if (!e && r->awaited && (pd->timer_id || (!pl->feed.live && seq >= pl->feed.next_seq)) &&
 	    pl->feed.n_held < FEED_MAX) {
-		e = feed_hold(&pl->feed, pd->seq, FEED_READY);
+		e = feed_hold(&pl->feed, seq, FEED_READY);
 		e->stamp = pd->stamp;
 	}
 	if (!e || e->stamp != pd->stamp || e->state == FEED_DONE)
@@ -211,16 +242,13 @@ static void adopt(struct remote *r, const struct peer_delivery *pd)
 	if (e->state == FEED_SENT ? e->holder != &r->consumer : e->packet_id != 0)
 		return;
 	if (pd->result != PEER_FLYING) {
-		place_settle(pl, pd->seq);
+		place_settle(pl, seq);
 		return;
 	}
 	r->flying = true;
 	e->packet_id = r->round;
 	e->holder = &r->consumer;
-	if (e == feed_find(&pl->feed, pd->seq))
-		feed_set(&pl->feed, e, FEED_SENT);
-	else
-		e->state = FEED_SENT;
+	feed_set(&pl->feed, e, FEED_SENT);
 }
 
 struct unnamed {
@@ -246,6 +274,9 @@ static void told_all(struct remote *r)
 
 		feed_each_held_by(&s->places[i].feed, &r->consumer, return_unnamed, &u);
 	}
+	if (s->queue)
+		feed_each_held_by(&s->queue->retry.feed, &r->consumer, return_unnamed,
+		                  &(struct unnamed){&s->queue->retry, r->round});
 	handover_heard(r);
 }
 
@@ -303,6 +334,8 @@ static void on_attach(struct dispatch *d, const struct id128 *peer, const struct
 	filters_encode(s, &filters);
 	answer = share_message(s, PEER_ATTACHED);
 	answer.filters = buf_slice(&filters);
+	if (s->queue)
+		answer.policy = s->queue->policy;
 	peer_send(d, peer, &answer);
 	buf_release(&filters);
 	log_debug("remote", "tenant=%u sub=%" PRIu64 " epoch=%" PRIu64 " consumers=%u attached=1",

@@ -4,10 +4,12 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/delivery/delivery.h"
+#include "node/delivery/queue.h"
 #include "node/mqtt/mqtt_reason.h"
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -102,6 +104,7 @@ void session_free_packet_id(struct session *s, uint16_t packet_id)
 void session_void_packet_id(struct session *s, uint16_t packet_id)
 {
 	s->slots[packet_id - 1].place = NULL;
+	s->slots[packet_id - 1].due_ms = 0;
 }
 
 void session_void_subscription(struct session *s, const struct subscription *sub)
@@ -139,9 +142,21 @@ static void session_pump(struct session *s)
 
 bool session_puback(struct session *s, uint16_t packet_id, uint8_t reason)
 {
-	struct slot slot;
+	return session_answer(s, packet_id, reason, slice_str(""));
+}
 
-	(void)reason; /* plain and shared subscriptions are done with it either way */
+static enum peer_result result_of(uint8_t reason)
+{
+	if (reason < 0x80)
+		return PEER_ACKED;
+	return reason == MQTT_REASON_PAYLOAD_FORMAT_INVALID ? PEER_DEAD : PEER_NACKED;
+}
+
+bool session_answer(struct session *s, uint16_t packet_id, uint8_t reason, struct slice text)
+{
+	struct slot slot;
+	char code[sizeof "PUBACK 0x00"];
+
 	if (!packet_id || packet_id > s->n_slots || !s->slots[packet_id - 1].used)
 		return false;
 	slot = s->slots[packet_id - 1];
@@ -150,7 +165,9 @@ bool session_puback(struct session *s, uint16_t packet_id, uint8_t reason)
 		s->in_flight--;
 	if (slot.place) {
 		s->space->dispatch->stats.settled++;
-		place_settle(slot.place, slot.seq);
+		snprintf(code, sizeof code, "PUBACK 0x%02x", reason);
+		place_result(slot.place, slot.seq, result_of(reason),
+		             text.n ? text : slice_str(code));
 	}
 	session_pump(s);
 	return true;
@@ -250,6 +267,7 @@ static void session_end(struct session *s, enum ending how)
 
 	assert(!s->dead);
 	forget_conn(s);
+	ack_timeout_forget(s);
 	s->dead = true;
 	dispatch_forget(d, s);
 	if (map_get(&s->space->sessions, s->key, s->key_len) == s)
@@ -378,6 +396,13 @@ void session_detach(struct session *s, uint32_t expiry_s)
 	session_idle(s);
 }
 
+void session_cut(struct session *s, uint8_t reason, const char *text)
+{
+	kick(s, reason, text);
+	session_park(s);
+	session_idle(s);
+}
+
 void session_open_cancel(struct dispatch *d, uint64_t conn_id)
 {
 	struct session *s = map_get_u64(&d->opens, conn_id);
@@ -389,6 +414,19 @@ void session_open_cancel(struct dispatch *d, uint64_t conn_id)
 		session_idle(s);
 }
 
+/* If its filter is not known yet, it is asked again when that is. */
+static void join_queue(struct session *s, struct subscription *queue)
+{
+	uint8_t reason;
+	const char *objection = queue_join(queue, s, &reason);
+
+	if (!objection)
+		return;
+	log_info("session", "tenant=%u sub=%" PRIu64 " consumer refused why=%s",
+	         s->space->tenant_id, queue->id, log_quote_str(objection));
+	session_drop_share(s, queue);
+}
+
 void session_start(struct session *s)
 {
 	if (s->dead || !s->conn_id)
@@ -396,8 +434,12 @@ void session_start(struct session *s)
 	s->started = true;
 	subscription_add_consumer(s->sub, &s->consumer);
 	for (size_t i = 0; i < s->sub->n_filters; i++) {
-		if (s->sub->filters[i].share)
-			subscription_add_consumer(s->sub->filters[i].share, &s->consumer);
+		struct subscription *share = s->sub->filters[i].share;
+
+		if (share && !share->queue)
+			subscription_add_consumer(share, &s->consumer);
+		else if (share)
+			join_queue(s, share);
 	}
 	subscription_wake(s->sub);
 	for (size_t i = 0; i < s->sub->n_filters; i++) {
@@ -436,6 +478,13 @@ static void opened(struct session *s, bool present)
 	s->open_done(conn, s, present, MQTT_REASON_SUCCESS, NULL);
 }
 
+static struct subscription *join_again(struct session *s, const struct filter *f)
+{
+	if (filter_is_queue(slice_str(f->text)))
+		return queue_get(s->space, f, SESSION_START_NEW, 0, NULL);
+	return share_get(s->space, f, s->expiry_s, SESSION_START_NEW, 0);
+}
+
 /* A stored session comes back: its filters go into the trie, its shares are joined. */
 static void restore_filters(struct session *s, struct slice stored)
 {
@@ -448,7 +497,7 @@ static void restore_filters(struct session *s, struct slice stored)
 		if (!f->text)
 			continue;
 		if (filter_is_share(slice_str(f->text)))
-			f->share = share_get(s->space, f, s->expiry_s, SESSION_START_NEW, 0);
+			f->share = join_again(s, f);
 		else
 			filter_plant(s->sub, f);
 	}

@@ -11,6 +11,7 @@
 
 #include "base/slice.h"
 #include "cluster/batch.h"
+#include "cluster/bus.h"
 #include "cluster/event.h"
 #include "tenancy/tenant.h"
 
@@ -51,6 +52,7 @@ struct outgoing {
 	size_t n_subscription_ids;
 	uint32_t expiry_s;     /* remaining lifetime in seconds, rounded up; 0 = none */
 	const struct gap *gap; /* before it, of its subscription; NULL = none */
+	uint32_t attempt;      /* of a queue's event, from 1; 0 = it is not of a queue */
 };
 
 /* What a session asks of the connection it is attached to. `conn` is the attach argument. */
@@ -61,6 +63,8 @@ struct session_conn_ops {
 	 * tenant's data went away: send DISCONNECT with this MQTT 5 reason code and close. The
 	 * session has already let go of the connection. */
 	void (*kick)(void *conn, uint8_t reason, const char *text);
+	/* May its client subscribe to this filter? NULL = to any. */
+	bool (*may_subscribe)(void *conn, struct slice filter);
 };
 
 /* ---- opening ------------------------------------------------------------------------------------
@@ -105,9 +109,9 @@ enum session_start_at {
 };
 
 struct session_filter {
-	struct slice
-	        filter; /* as the client sent it: plain or $share/NAME/FILTER; authorised already */
-	uint8_t qos;    /* granted: 0 or 1 */
+	struct slice filter; /* as the client sent it; authorised already, but for $queue/NAME,
+	                      * which is by may_subscribe() when the queue's own filter is known */
+	uint8_t qos;         /* granted: 0 or 1 */
 	bool no_local;
 	bool retain_as_published;
 	uint8_t retain_handling;
@@ -122,6 +126,7 @@ struct session_subscribe {
 	enum session_start_at start; /* only where it creates the position: a session's first
 	                              * SUBSCRIBE, a shared subscription that is new */
 	uint64_t start_value;
+	struct bus_policy policy; /* of the queue that it makes */
 	uint16_t packet_id;
 	/* reasons[n] in request order; text NULL or why something failed. */
 	void (*done)(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n,
@@ -152,6 +157,9 @@ void session_filters_check(struct session *s, bool (*fn)(void *arg, struct slice
  * after a generation change; MQTT asks for no error). reason >= 0x80 counts as done for plain and
  * shared subscriptions ([MQTT-4.8.2-6]). */
 bool session_puback(struct session *s, uint16_t packet_id, uint8_t reason);
+/* The same with what the client says about it: of a queue's event, reason >= 0x80 is a failed
+ * attempt, 0x99 the last one, and text (or the code) says why. */
+bool session_answer(struct session *s, uint16_t packet_id, uint8_t reason, struct slice text);
 /* The connection's output fell below low water: deliver on. */
 void session_writable(struct session *s);
 

@@ -6,12 +6,14 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "node/delivery/queue.h"
 
 #include <stdlib.h>
 
 enum {
 	SHARE_PAUSE_MS = 100,
 	SHARE_LINK_GRACE_S = 60, /* kept for members whose node cannot be reached */
+	SETTLE_PAUSE_MS = 5,     /* the last member has gone: its last answers are being written */
 	SHARE_PREFIX = sizeof "$share/" - 1,
 };
 
@@ -24,11 +26,15 @@ void share_flows(struct subscription *share)
 {
 	struct op *op;
 
+	share->requests++; /* who is told may be its last member, and leave */
 	while ((op = TAILQ_FIRST(&share->waiting))) {
 		TAILQ_REMOVE(&share->waiting, op, waits_link);
 		op->waiting = NULL;
 		op_step(op);
 	}
+	if (share->queue && share->queue->known && share->state != SUBSCRIPTION_DEAD)
+		queue_opened(share);
+	subscription_unref(share);
 }
 
 /* ---- claiming: find out where it begins, then take or make the row -----------------------------
@@ -97,11 +103,14 @@ static void on_claim(struct bus_claim *req)
 	struct share_claiming *c = req->arg;
 	struct subscription *share = c->share;
 	struct dispatch *d = share->space->dispatch;
+	bool absent = false;
 	bool taken = req->outcome == SQL_OK && c->generation == d->bus->generation &&
 	             share->state == SUBSCRIPTION_CLAIMING;
 
 	if (taken)
 		subscription_claimed(share, req);
+	else if (req->outcome == SQL_FATAL && share->queue && share->state == SUBSCRIPTION_CLAIMING)
+		absent = true;
 	else if (req->outcome == SQL_OK && share->state == SUBSCRIPTION_DEAD)
 		closing_claimed(d, req);
 	else if (req->outcome == SQL_OK && req->epoch == share->held_epoch + 1)
@@ -114,7 +123,11 @@ static void on_claim(struct bus_claim *req)
 		subscription_wake(share);
 		share_flows(share);
 	}
-	claiming_end(c, !taken);
+	if (absent) {
+		share->state = SUBSCRIPTION_UNCLAIMED;
+		queue_absent(share);
+	}
+	claiming_end(c, !taken && !absent);
 }
 
 static void on_starts(void *arg, const uint64_t *starts)
@@ -132,18 +145,21 @@ static void on_starts(void *arg, const uint64_t *starts)
 	for (uint32_t i = 0; i < n; i++)
 		c->starts[i] =
 		        (struct bus_cursor){.partition_id = i, .acked_through = starts[i] - 1};
-	filters_encode(share, &c->filters);
+	if (!share->queue)
+		filters_encode(share, &c->filters);
 	c->generation = d->bus->generation;
 	c->claim.done = on_claim;
 	c->claim.arg = c;
 	c->claim.tenant_id = share->space->tenant_id;
-	c->claim.kind = BUS_SUB_SHARE;
+	c->claim.kind = share->kind;
 	c->claim.name = slice_str(share->name);
 	c->claim.create = true;
 	c->claim.expiry_s = share->expiry_s;
 	c->claim.filters = buf_slice(&c->filters);
 	c->claim.n_starts = n;
 	c->claim.starts = c->starts;
+	if (share->queue)
+		queue_fill_claim(share->queue, &c->claim, &c->filters);
 	d->bus->ops->claim(d->bus, &c->claim);
 }
 
@@ -200,6 +216,20 @@ bool share_wait(struct subscription *share, struct op *op)
 	return true;
 }
 
+/* Nothing that its consumers said waits to be written. */
+static bool is_settled(const struct subscription *share)
+{
+	const struct dispatch *d = share->space->dispatch;
+
+	if (d->freeing || !d->up || d->released || share->state != SUBSCRIPTION_ACTIVE)
+		return true;
+	for (uint32_t i = 0; share->places && i < share->space->n_partitions; i++) {
+		if (share->places[i].feed.dirty || share->places[i].feed.committing)
+			return false;
+	}
+	return !share->queue || queue_settled(share->queue) || !share->queue->loaded;
+}
+
 void share_leave(struct subscription *share, struct session *s)
 {
 	session_void_subscription(s, share);
@@ -210,13 +240,24 @@ void share_leave(struct subscription *share, struct session *s)
 	share_end_if_unused(share, false);
 }
 
+static void end_if_unused(void *arg)
+{
+	share_end_if_unused(arg, false);
+}
+
 void share_end_if_unused(struct subscription *share, bool lost)
 {
 	struct space *sp = share->space;
 	uint32_t expiry_s = share->expiry_s;
 
-	if (share->members || (remotes_attached(share) && !sp->dispatch->freeing))
+	if (share->state == SUBSCRIPTION_DEAD || share->members ||
+	    (remotes_attached(share) && !sp->dispatch->freeing))
 		return;
+	if (!lost && !is_settled(share)) {
+		dispatch_after(sp->dispatch, SETTLE_PAUSE_MS, end_if_unused, share);
+		return;
+	}
+	sp->requests++; /* it may be the last that the space has */
 	away_leave(share);
 	if (lost && expiry_s < SHARE_LINK_GRACE_S)
 		expiry_s = SHARE_LINK_GRACE_S;
@@ -224,6 +265,8 @@ void share_end_if_unused(struct subscription *share, bool lost)
 	closing_start(share, expiry_s == 0, expiry_s, 0);
 	share_set_id(share, 0);
 	subscription_kill(share);
+	sp->requests--;
+	space_free_if_unused(sp);
 }
 
 /* ---- finding them ------------------------------------------------------------------------------

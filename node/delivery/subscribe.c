@@ -3,6 +3,7 @@
 #include "node/delivery/delivery.h"
 
 #include "base/mem.h"
+#include "node/delivery/queue.h"
 #include "node/mqtt/mqtt_reason.h"
 
 #include <stdlib.h>
@@ -47,6 +48,7 @@ static void op_free(struct op *op)
 	free(op->filters);
 	free(op->cursors);
 	buf_release(&op->json);
+	free(op->own_text);
 	free(op);
 	session_unref(s);
 }
@@ -173,6 +175,10 @@ static void apply_one(struct op *op, struct session_filter *want)
 	want->reason = want->qos;
 	if (!fresh)
 		return;
+	if (filter_is_queue(want->filter)) { /* a consumer when it is known whether it may be */
+		f->share = queue_get(s->space, f, op->start, op->start_value, &op->policy);
+		return;
+	}
 	if (!filter_is_share(want->filter)) {
 		if (!op->begins)
 			f->since = since_of(op);
@@ -232,6 +238,22 @@ static bool stage_apply(struct op *op)
 	return false;
 }
 
+static void refuse(struct op *op, struct session_filter *want, uint8_t reason, const char *text)
+{
+	free(op->own_text);
+	op->text = op->own_text = xstrdup(text);
+	remove_one(op->session, want);
+	want->reason = reason;
+}
+
+void op_refuse(struct op *op, uint8_t reason, const char *text)
+{
+	TAILQ_REMOVE(&op->waiting->waiting, op, waits_link);
+	op->waiting = NULL;
+	refuse(op, &op->filters[op->joined - 1], reason, text);
+	op_step(op);
+}
+
 /* Another node goes on serving the share and cannot be reached from here. */
 static void join_gave_up(void *arg)
 {
@@ -250,10 +272,19 @@ static void join_gave_up(void *arg)
 	op_step(op);
 }
 
+static void join_queue(struct op *op, struct session_filter *want, struct subscription *queue)
+{
+	uint8_t reason;
+	const char *objection = queue_join(queue, op->session, &reason);
+
+	if (objection)
+		refuse(op, want, reason, objection);
+}
+
 static bool stage_join(struct op *op)
 {
 	while (op->joined < op->n) {
-		const struct session_filter *want = &op->filters[op->joined++];
+		struct session_filter *want = &op->filters[op->joined++];
 		struct filter *f;
 
 		if (!wanted(want) || !filter_is_share(want->filter))
@@ -264,6 +295,8 @@ static bool stage_join(struct op *op)
 			               op);
 			return true;
 		}
+		if (f && f->share && f->share->queue)
+			join_queue(op, want, f->share);
 	}
 	op->stage = OP_PERSIST;
 	return false;
@@ -340,16 +373,19 @@ static void answer(struct op *op)
 	void *conn = op->silent || !s->conn_id ? NULL : s->conn;
 	uint8_t *reasons = xmalloc(op->n + 1);
 	struct op was = *op;
+	char *own_text = op->own_text;
 	struct op *next = TAILQ_NEXT(op, link);
 
 	for (size_t i = 0; i < op->n; i++)
 		reasons[i] = op->filters[i].reason;
 	if (next)
 		dispatch_after(s->space->dispatch, 0, (void (*)(void *))op_step, next);
+	op->own_text = NULL;
 	op_free(op); /* the connection may end the session when it hears */
 	if (conn && was.done)
 		was.done(conn, was.packet_id, reasons, was.n, was.text);
 	free(reasons);
+	free(own_text);
 }
 
 void op_step(struct op *op)
@@ -388,6 +424,7 @@ void session_subscribe(struct session *s, const struct session_subscribe *req)
 	}
 	op->start = req->start;
 	op->start_value = req->start_value;
+	op->policy = req->policy;
 	op->done = req->done;
 	op_start(op);
 }
@@ -409,6 +446,30 @@ static void check_pending(struct session *s, bool (*fn)(void *arg, struct slice 
 	}
 }
 
+/* A queue is judged by its own filters, as far as they are known; else when they are. */
+static bool filter_allowed(const struct filter *f, bool (*fn)(void *arg, struct slice filter),
+                           void *arg)
+{
+	const struct subscription *share = f->share;
+
+	for (size_t i = 0; share && share->queue && i < share->n_filters; i++) {
+		if (share->filters[i].text && !fn(arg, share->filters[i].match))
+			return false;
+	}
+	return (share && share->queue) || fn(arg, slice_str(f->text));
+}
+
+void session_drop_share(struct session *s, struct subscription *share)
+{
+	for (size_t i = 0; i < s->sub->n_filters; i++) {
+		if (s->sub->filters[i].text && s->sub->filters[i].share == share) {
+			remove_filter(s, &s->sub->filters[i]);
+			session_store(s);
+			return;
+		}
+	}
+}
+
 void session_filters_check(struct session *s, bool (*fn)(void *arg, struct slice filter), void *arg)
 {
 	bool any = false;
@@ -417,7 +478,7 @@ void session_filters_check(struct session *s, bool (*fn)(void *arg, struct slice
 	for (size_t i = 0; i < s->sub->n_filters; i++) {
 		struct filter *f = &s->sub->filters[i];
 
-		if (!f->text || fn(arg, slice_str(f->text)))
+		if (!f->text || filter_allowed(f, fn, arg))
 			continue;
 		remove_filter(s, f); /* at once: nothing more may be delivered for it */
 		any = true;

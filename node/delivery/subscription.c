@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "node/delivery/queue.h"
 #include "node/mqtt/mqtt_reason.h"
 #include "tenancy/topic.h"
 
@@ -75,7 +76,7 @@ static void settle_unsent(struct place *pl, struct feed_entry *e)
 void place_outgoing(const struct place *pl, const struct session *c, const struct event *ev,
                     struct batch *b, const struct match *m, struct match *own, struct outgoing *out)
 {
-	if (pl->sub->kind == BUS_SUB_SHARE) { /* each member has options of its own */
+	if (pl->sub->kind != BUS_SUB_SESSION) { /* each member has options of its own */
 		match_clear(own);
 		match_add(own, session_share_filter(c, pl->sub));
 		m = own;
@@ -87,6 +88,7 @@ void place_outgoing(const struct place *pl, const struct session *c, const struc
 	        .subscription_ids = m->ids,
 	        .n_subscription_ids = m->n_ids,
 	        .expiry_s = remaining_s(ev),
+	        .attempt = pl->sub->queue ? queue_attempt_of(pl->sub->queue, pl, b) : 0,
 	};
 }
 
@@ -108,7 +110,7 @@ static void send_to_session(struct place *pl, struct session *c, uint64_t seq,
 	pl->gap.to = 0;
 	if (begun)
 		out.qos = 1;
-	pl->partition->space->dispatch->stats.delivered++;
+	pl->sub->space->dispatch->stats.delivered++;
 	if (!out.qos) {
 		session_send(c, &out);
 		if (e)
@@ -123,19 +125,21 @@ static void send_to_session(struct place *pl, struct session *c, uint64_t seq,
 	e->holder = &c->consumer;
 	e->stamp = batch_stamp(b);
 	out.packet_id = e->packet_id;
+	if (pl->sub->queue)
+		ack_timeout_watch(c, e->packet_id, pl->sub->queue->policy.ack_timeout_ms);
 	feed_set(&pl->feed, e, FEED_SENT);
 	session_send(c, &out);
 }
 
 /* One event to a consumer that can take it; e is its entry if it waited. False = its link turned
  * out to be full. */
-static bool deliver(struct place *pl, struct consumer *c, uint64_t seq, const struct event *ev,
-                    struct batch *b, const struct match *m, struct feed_entry *e)
+bool place_deliver(struct place *pl, struct consumer *c, uint64_t seq, const struct event *ev,
+                   struct batch *b, const struct match *m, struct feed_entry *e)
 {
 	bool begun = e && e->packet_id;
 
 	if (!begun && ev->expires_ms && ev->expires_ms <= clock_wall_ms()) {
-		pl->partition->space->dispatch->stats.expired++;
+		pl->sub->space->dispatch->stats.expired++;
 		if (e)
 			place_settle(pl, seq);
 		return true;
@@ -160,7 +164,7 @@ uint64_t place_matched_through(const struct place *pl)
 	return (pl->feed.live ? pl->partition->next_seq : pl->feed.next_seq) - 1;
 }
 
-static bool recall(struct place *pl, uint64_t seq, uint64_t stamp)
+static bool recall(struct place *pl, uint64_t seq, const struct event *ev, uint64_t stamp)
 {
 	struct feed_entry stale;
 
@@ -168,6 +172,8 @@ static bool recall(struct place *pl, uint64_t seq, uint64_t stamp)
 	case FEED_OLD:
 		return true;
 	case FEED_HELD:
+		if (pl->sub->queue)
+			queue_recalled(pl->sub->queue, pl, seq, ev);
 		if (pl->feed.n_ready)
 			subscription_pump(pl->sub);
 		return true;
@@ -186,10 +192,15 @@ bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct 
 
 	if (!pl->sub->n_consumers || feed_full(&pl->feed))
 		return false;
-	if (feed_recalls(&pl->feed) && recall(pl, seq, batch_stamp(b)))
+	if (feed_recalls(&pl->feed) && recall(pl, seq, ev, batch_stamp(b)))
 		return true;
+	if (pl->sub->queue) {
+		feed_push(&pl->feed, seq, FEED_READY);
+		queue_pump(pl->sub->queue);
+		return true;
+	}
 	while (!pl->feed.n_ready && (c = subscription_pick(pl->sub))) {
-		if (deliver(pl, c, seq, ev, b, m, NULL))
+		if (place_deliver(pl, c, seq, ev, b, m, NULL))
 			return true;
 	}
 	feed_push(&pl->feed, seq, FEED_READY);
@@ -198,10 +209,15 @@ bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct 
 
 void place_settle(struct place *pl, uint64_t seq)
 {
+	struct queue *q = pl->sub->queue;
 	struct feed_entry *e;
 
 	if (pl->sub->away) {
 		away_settled(pl, seq);
+		return;
+	}
+	if (q && pl == &q->retry) {
+		retry_done(q, seq);
 		return;
 	}
 	e = feed_find(&pl->feed, seq);
@@ -210,6 +226,18 @@ void place_settle(struct place *pl, uint64_t seq)
 	else if (!e && !feed_done_held(&pl->feed, seq))
 		return;
 	committer_mark(pl->partition->space->dispatch, pl);
+	if (q)
+		queue_left(q, pl, seq);
+}
+
+void place_result(struct place *pl, uint64_t seq, enum peer_result result, struct slice reason)
+{
+	if (pl->sub->away && pl->sub->queue)
+		away_result(pl, seq, result, reason);
+	else if (pl->sub->queue)
+		queue_result(pl->sub->queue, pl, seq, result, reason);
+	else
+		place_settle(pl, seq);
 }
 
 /* It is told of once, with the next delivery; what comes until then is added. */
@@ -246,6 +274,8 @@ void place_skip(struct place *pl, uint64_t from, uint64_t to)
 		note_gap(pl, e->seq, at);
 		settle_unsent(pl, e);
 	}
+	if (pl->sub->queue)
+		failure_skip(pl->sub->queue, pl, from, to);
 	committer_mark(pl->partition->space->dispatch, pl);
 	place_resume(pl);
 }
@@ -276,7 +306,7 @@ static bool pump_one(struct place *pl)
 	}
 	batch_event(b, (uint32_t)(seq - batch_base_seq(b)), &ev);
 	if (match_again(pl, seq, &ev, &m) || e->packet_id)
-		deliver(pl, c, seq, &ev, b, &m, e);
+		place_deliver(pl, c, seq, &ev, b, &m, e);
 	else
 		place_settle(pl, seq); /* unsubscribed meanwhile */
 	return true;
@@ -286,6 +316,10 @@ void subscription_pump(struct subscription *s)
 {
 	if (s->away) {
 		away_pump(s);
+		return;
+	}
+	if (s->queue) {
+		queue_pump(s->queue);
 		return;
 	}
 	if (s->pumping || s->state != SUBSCRIPTION_ACTIVE || !s->places || s->n_awaited ||
@@ -326,10 +360,9 @@ static void make_ready(void *arg, struct feed_entry *e)
 	struct place *pl = arg;
 
 	/* an entry that is only held is not in the ring: its state is plain data */
-	if (feed_find(&pl->feed, e->seq) == e)
-		feed_set(&pl->feed, e, FEED_READY);
-	else
-		e->state = FEED_READY;
+	feed_set(&pl->feed, e, FEED_READY);
+	if (pl->sub->queue)
+		queue_returned(pl->sub->queue, pl, e);
 }
 
 void place_return(struct place *pl, struct feed_entry *e)
@@ -355,6 +388,8 @@ void subscription_park(struct subscription *s, struct consumer *gone)
 	for (uint32_t i = 0; !s->away && s->places && i < s->space->n_partitions; i++)
 		feed_each_held_by(&s->places[i].feed, gone, keep ? make_ready : return_entry,
 		                  &s->places[i]);
+	if (s->queue && !s->away)
+		feed_each_held_by(&s->queue->retry.feed, gone, return_entry, &s->queue->retry);
 	subscription_remove_consumer(s, gone);
 	if (s->n_consumers || s->away)
 		subscription_pump(s);
@@ -402,6 +437,8 @@ void subscription_begin_at(struct subscription *s, const struct bus_cursor *curs
 	f = &pl->feed;
 	if (!was_ours || f->next_seq <= cursor->acked_through)
 		feed_begin(f, cursor->acked_through, cursor->acked_ahead);
+	else
+		feed_learn(f, cursor->acked_through, cursor->acked_ahead);
 	f->commit_no = cursor->commit_no;
 	f->committed_through = cursor->acked_through;
 	f->committing = false;
@@ -420,6 +457,8 @@ void subscription_suspend(struct subscription *s)
 {
 	if (s->away)
 		return;
+	if (s->queue)
+		queue_suspend(s->queue);
 	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
 		struct place *pl = &s->places[i];
 
@@ -448,6 +487,8 @@ void subscription_forget_held(struct subscription *s)
 {
 	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++)
 		feed_unhold_if(&s->places[i].feed, forget_one, NULL);
+	if (s->queue)
+		feed_unhold_if(&s->queue->retry.feed, forget_one, NULL);
 }
 
 /* ---- claims ------------------------------------------------------------------------------------
@@ -472,6 +513,10 @@ void subscription_claimed(struct subscription *s, const struct bus_claim *req)
 	s->id = req->subscription_id;
 	s->epoch = req->epoch;
 	s->state = SUBSCRIPTION_ACTIVE;
+	if (s->queue) {
+		s->expiry_s = req->stored_expiry_s;
+		queue_know(s->queue, req->stored_filters, &req->policy);
+	}
 	for (uint32_t i = 0; i < req->n_cursors; i++)
 		subscription_begin_at(s, &req->cursors[i], was_ours);
 	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++)
@@ -611,6 +656,9 @@ void subscription_kill(struct subscription *s)
 	away_end(s);
 	remotes_release(s);
 	assert(s->state != SUBSCRIPTION_DEAD && !s->n_consumers);
+	if (s->queue)
+		queue_free(s->queue);
+	s->queue = NULL;
 	for (size_t i = 0; i < s->n_filters; i++) {
 		if (s->filters[i].text)
 			filter_remove(s, &s->filters[i]);

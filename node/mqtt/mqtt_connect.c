@@ -193,8 +193,9 @@ static bool still_allowed(void *arg, struct slice filter)
 	struct mqtt_client *c = arg;
 	struct topic_filter f;
 
-	if (topic_filter_parse(filter, &f, NULL) == 0 && acl_may_subscribe(c->who.acl, f.filter))
-		return true;
+	if (topic_filter_parse(filter, &f, NULL) == 0 &&
+	    ((f.kind == FILTER_QUEUE && !f.filter.n) || acl_may_subscribe(c->who.acl, f.filter)))
+		return true; /* a queue's own filter is judged when it is known */
 	log_info("mqtt", "%s filter=%s dropped: the token does not allow it any more",
 	         mqtt_client_name(c), log_quote(filter.p, filter.n));
 	return false;

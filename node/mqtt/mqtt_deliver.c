@@ -30,7 +30,8 @@ static void settle_too_large(void *arg)
 		struct mqtt_client *c = conn ? conn_arg(conn) : NULL;
 
 		if (c && c->session)
-			session_puback(c->session, list[i].packet_id, MQTT_REASON_SUCCESS);
+			session_answer(c->session, list[i].packet_id, MQTT_REASON_PACKET_TOO_LARGE,
+			               slice_str("larger than the consumer's Maximum Packet Size"));
 	}
 	free(list);
 }
@@ -71,6 +72,14 @@ static void put_gap(struct buf *out, const struct gap *gap)
 	mqtt_put_user(out, slice_str("leat-gap"), slice_str(text));
 }
 
+static void put_attempt(struct buf *out, uint32_t attempt)
+{
+	char text[16];
+
+	snprintf(text, sizeof text, "%" PRIu32, attempt);
+	mqtt_put_user(out, slice_str("leat-attempt"), slice_str(text));
+}
+
 static void send_publish(void *conn, const struct outgoing *o)
 {
 	struct mqtt_client *c = conn;
@@ -92,6 +101,8 @@ static void send_publish(void *conn, const struct outgoing *o)
 	buf_clear(&m->more);
 	if (o->gap)
 		put_gap(&m->more, o->gap);
+	if (o->attempt)
+		put_attempt(&m->more, o->attempt);
 	p.more = buf_slice(&m->more);
 	if (c->max_packet && mqtt_publish_size(c->version, &p) > c->max_packet) {
 		skip(c, o->packet_id);
@@ -119,15 +130,25 @@ static void kick(void *conn, uint8_t reason, const char *text)
 	mqtt_client_fail(c, reason, "%s", text);
 }
 
+static bool may_subscribe(void *conn, struct slice filter)
+{
+	const struct mqtt_client *c = conn;
+
+	return acl_may_subscribe(c->who.acl, filter);
+}
+
 const struct session_conn_ops mqtt_session_ops = {
         .can_send = can_send,
         .send = send_publish,
         .kick = kick,
+        .may_subscribe = may_subscribe,
 };
 
 /* An unknown packet id is legal: after a change of owner or generation its delivery comes again. */
 void mqtt_on_puback(struct mqtt_client *c, const struct mqtt_packet *p)
 {
 	POINT("acked");
-	session_puback(c->session, p->ack.packet_id, p->ack.reason);
+	session_answer(c->session, p->ack.packet_id, p->ack.reason,
+	               mqtt_has(&p->props, MQTT_PROP_REASON_STRING) ? p->props.reason_string
+	                                                            : slice_str(""));
 }

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/mqtt/mqtt_client.h"
+#include "node/mqtt/mqtt_policy.h"
 #include "node/mqtt/mqtt_start.h"
 #include "tenancy/topic.h"
 
@@ -56,33 +57,38 @@ static bool too_many(struct mqtt_client *c, const struct mqtt_subscribe *s)
 	return true;
 }
 
-/* ---- SUBSCRIBE ------------------------------------------------------------------------------- */
+#define SUBSCRIBE_TAKES                                                                     \
+	"SUBSCRIBE takes leat-start, and for a queue leat-max-attempts, leat-ack-timeout, " \
+	"leat-backoff, leat-backoff-max, leat-max-failed, leat-ordered, leat-pin"
 
-struct start {
-	enum session_start_at at;
-	uint64_t value;
-};
+/* ---- SUBSCRIBE ------------------------------------------------------------------------------- */
 
 /* Our user properties; one that is not ours is the client's business, a misspelt one of ours is not
  * let pass as if it had been obeyed. */
-static int take_start(const struct mqtt_packet *p, struct start *start, struct err *e)
+static int take_properties(const struct mqtt_packet *p, struct session_subscribe *req,
+                           struct err *e)
 {
 	struct slice rest = p->props.raw;
 	struct slice key;
 	struct slice value;
 
-	*start = (struct start){.at = SESSION_START_NEW};
+	req->start = SESSION_START_NEW;
+	req->policy = BUS_POLICY_DEFAULT;
 	while (mqtt_user_prop_next(&rest, &key, &value)) {
-		if (slice_eq(key, slice_str("leat-start"))) {
-			if (mqtt_start_parse(value, &start->at, &start->value, e) < 0)
-				return -1;
-		} else if (key.n >= 5 && memcmp(key.p, "leat-", 5) == 0) {
-			return err_set(e, 0,
-			               "user property %s is not known: SUBSCRIBE takes leat-start",
+		int taken;
+
+		if (slice_eq(key, slice_str("leat-start")))
+			taken = mqtt_start_parse(value, &req->start, &req->start_value, e) < 0 ? -1
+			                                                                       : 1;
+		else
+			taken = mqtt_policy_take(&req->policy, key, value, e);
+		if (taken < 0)
+			return -1;
+		if (!taken && key.n >= 5 && memcmp(key.p, "leat-", 5) == 0)
+			return err_set(e, 0, "user property %s is not known: " SUBSCRIBE_TAKES,
 			               log_quote(key.p, key.n));
-		}
 	}
-	return 0;
+	return mqtt_policy_check(&req->policy, e);
 }
 
 /* Reason code of one filter: the granted QoS, or >= 0x80 with the reason in e. */
@@ -92,13 +98,9 @@ static uint8_t judge(const struct mqtt_client *c, const struct mqtt_filter *f, s
 
 	if (topic_filter_parse(f->filter, &parsed, e) < 0)
 		return MQTT_REASON_TOPIC_FILTER_INVALID;
-	if (parsed.kind == FILTER_QUEUE) {
-		err_set(e, 0,
-		        "work queues ($queue/NAME) are not served by this version; "
-		        "$share/NAME/FILTER is");
-		return MQTT_REASON_TOPIC_FILTER_INVALID;
-	}
-	if (!acl_may_subscribe(c->who.acl, parsed.filter)) {
+	/* a queue's own filter is judged when it is known */
+	if ((parsed.kind != FILTER_QUEUE || parsed.filter.n) &&
+	    !acl_may_subscribe(c->who.acl, parsed.filter)) {
 		err_set(e, 0, "the token's acl does not allow subscribing to %s",
 		        log_quote(parsed.filter.p, parsed.filter.n));
 		return MQTT_REASON_NOT_AUTHORIZED;
@@ -109,7 +111,8 @@ static uint8_t judge(const struct mqtt_client *c, const struct mqtt_filter *f, s
 /* [MQTT-3.8.3-4] */
 static bool no_local_on_share(const struct mqtt_filter *f)
 {
-	return f->no_local && f->filter.n >= 7 && memcmp(f->filter.p, "$share/", 7) == 0;
+	return f->no_local && f->filter.n >= 7 &&
+	       (memcmp(f->filter.p, "$share/", 7) == 0 || memcmp(f->filter.p, "$queue/", 7) == 0);
 }
 
 /* Judge every filter by itself. False: the connection is lost. */
@@ -123,7 +126,7 @@ static bool judge_all(struct mqtt_client *c, const struct mqtt_packet *p,
 	for (size_t i = 0; mqtt_filter_next(MQTT_SUBSCRIBE, &rest, &f); i++) {
 		if (no_local_on_share(&f)) {
 			mqtt_client_fail(c, MQTT_REASON_PROTOCOL_ERROR,
-			                 "No Local on a shared subscription");
+			                 "No Local on a shared subscription or a queue");
 			return false;
 		}
 		e.text[0] = '\0';
@@ -154,18 +157,15 @@ static void log_refused(struct mqtt_client *c)
 void mqtt_on_subscribe(struct mqtt_client *c, const struct mqtt_packet *p)
 {
 	struct session_subscribe req = {.n = p->subscribe.count, .done = on_subscribed};
-	struct start start;
 	struct err e;
-	bool bad_start;
+	bool bad;
 
 	if (too_many(c, &p->subscribe))
 		return;
-	bad_start = take_start(p, &start, &e) < 0;
+	bad = take_properties(p, &req, &e) < 0;
 	req.filters = xcalloc(req.n, sizeof *req.filters);
-	if (judge_all(c, p, req.filters, bad_start ? &e : NULL)) {
+	if (judge_all(c, p, req.filters, bad ? &e : NULL)) {
 		log_refused(c);
-		req.start = start.at;
-		req.start_value = start.value;
 		req.packet_id = p->subscribe.packet_id;
 		conn_pause_read(c->conn, CONN_PAUSE_SESSION);
 		session_subscribe(c->session, &req);

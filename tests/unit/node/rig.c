@@ -115,9 +115,16 @@ static bool can_send(void *conn)
 	return !((struct client *)conn)->deaf;
 }
 
+/* What it says to this event: a PUBACK code. */
+static uint8_t answer_of(const struct client *c, unsigned number)
+{
+	return c->answer ? c->answer(number) : 0;
+}
+
 struct ack {
 	struct client *c;
 	uint16_t packet_id;
+	uint8_t reason;
 };
 
 static void do_ack(void *arg)
@@ -125,7 +132,7 @@ static void do_ack(void *arg)
 	struct ack *a = arg;
 
 	if (a->c->session)
-		session_puback(a->c->session, a->packet_id, 0);
+		session_puback(a->c->session, a->packet_id, a->reason);
 	free(a);
 }
 
@@ -139,12 +146,14 @@ static void send(void *conn, const struct outgoing *out)
 	g->packet_id = out->packet_id;
 	g->qos = out->qos;
 	g->dup = out->dup;
+	g->attempt = out->attempt;
 	g->gap = out->gap ? out->gap->to - out->gap->from : 0;
 	if (c->auto_ack && out->packet_id) {
 		struct ack *a = xcalloc(1, sizeof *a);
 
 		a->c = c;
 		a->packet_id = out->packet_id;
+		a->reason = answer_of(c, g->n);
 		loop_defer(c->node->loop, do_ack, a);
 	}
 }
@@ -158,7 +167,15 @@ static void kick(void *conn, uint8_t reason, const char *text)
 	c->session = NULL;
 }
 
-static const struct session_conn_ops client_ops = {can_send, send, kick};
+static bool may_subscribe(void *conn, struct slice filter)
+{
+	const struct client *c = conn;
+
+	return !c->denied || !slice_eq(filter, slice_str(c->denied));
+}
+
+static const struct session_conn_ops client_ops = {
+        .can_send = can_send, .send = send, .kick = kick, .may_subscribe = may_subscribe};
 
 static void on_open(void *conn, struct session *s, bool present, uint8_t reason, const char *text)
 {
@@ -188,8 +205,12 @@ void connect_as(struct node *n, struct client *c, const char *id, bool clean, ui
 	};
 
 	free(c->got);
-	*c = (struct client){
-	        .node = n, .id = req.conn_id, .auto_ack = !c->never_ack, .never_ack = c->never_ack};
+	*c = (struct client){.node = n,
+	                     .id = req.conn_id,
+	                     .auto_ack = !c->never_ack,
+	                     .never_ack = c->never_ack,
+	                     .answer = c->answer,
+	                     .denied = c->denied};
 	c->got = xcalloc(MAX_GOT, sizeof *c->got);
 	session_open(n->dispatch, &req);
 	until(n, c->opened);
@@ -202,7 +223,7 @@ void on_answered(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t 
 	struct client *c = conn;
 
 	(void)packet_id;
-	(void)text;
+	snprintf(c->text, sizeof c->text, "%s", text ? text : "");
 	c->answered = true;
 	c->reason = n ? reasons[0] : 0;
 }
@@ -213,6 +234,8 @@ uint8_t subscribe_from(struct client *c, const char *filter, uint8_t qos, enum s
 	struct session_filter f = {.filter = slice_str(filter), .qos = qos};
 	struct session_subscribe req = {
 	        .filters = &f, .n = 1, .start = at, .start_value = value, .done = on_answered};
+
+	req.policy = c->node->policy.max_attempts ? c->node->policy : BUS_POLICY_DEFAULT;
 
 	c->answered = false;
 	session_subscribe(c->session, &req);

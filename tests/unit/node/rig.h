@@ -25,7 +25,8 @@ struct got {
 	uint16_t packet_id;
 	uint8_t qos;
 	bool dup;
-	uint64_t gap; /* events that it told of as gone */
+	uint64_t gap;     /* events that it told of as gone */
+	uint32_t attempt; /* of a queue\'s event */
 };
 
 struct client {
@@ -39,7 +40,10 @@ struct client {
 	uint8_t kicked; /* reason code */
 	bool deaf;      /* can_send says no */
 	bool auto_ack;
-	bool never_ack; /* stays through connect_as */
+	bool never_ack;                /* this and below stay through connect_as */
+	uint8_t (*answer)(unsigned n); /* its PUBACK code for an event; NULL = success */
+	const char *denied;            /* a filter its token does not allow */
+	char text[400];                /* why its last SUBSCRIBE failed */
 	struct got *got;
 	size_t n_got;
 	size_t unacked_from;
@@ -55,6 +59,7 @@ struct node {
 	size_t stored;
 	bool drained;
 	uint64_t next_conn;
+	struct bus_policy policy; /* of queues that clients make; max_attempts 0 = the default */
 };
 
 #define until(n, condition)                                              \

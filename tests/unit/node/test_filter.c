@@ -83,7 +83,7 @@ static void test_edited_rows(void **state)
 	        "[{\"filter\":\"\",\"qos\":1}]",
 	        "[{\"filter\":\"a/#/b\",\"qos\":1}]",
 	        "[{\"filter\":\"$share/g\",\"qos\":1}]",
-	        "[{\"filter\":\"$queue/q\",\"qos\":1}]",
+	        "[{\"filter\":\"$queue\",\"qos\":1}]",
 	        "[{\"filter\":7,\"qos\":1}]",
 	        "[{\"qos\":1}]",
 	        "[{\"filter\":\"a\",\"qos\":9}]",

@@ -265,7 +265,7 @@ static void kick(void *conn, uint8_t reason, const char *text)
 	link_over(conn);
 }
 
-static const struct session_conn_ops link_ops = {can_send, send, kick};
+static const struct session_conn_ops link_ops = {.can_send = can_send, .send = send, .kick = kick};
 
 static void client_subscribe(struct link *l);
 
