@@ -83,6 +83,8 @@ void queue_know(struct queue *q, struct slice filters, const struct bus_policy *
 {
 	struct subscription *s = q->sub;
 
+	free(q->create); /* should it go, it was deleted on purpose */
+	q->create = NULL;
 	q->policy = *policy;
 	if (!q->policy.max_attempts) /* somebody edited the row */
 		q->policy.max_attempts = 1;
