@@ -121,7 +121,7 @@ static void kick(void *conn, uint8_t reason, const char *text)
 	((struct client *)conn)->session = NULL;
 }
 
-static const struct session_conn_ops conn_ops = {can_send, send, kick};
+static const struct session_conn_ops conn_ops = {.can_send = can_send, .send = send, .kick = kick};
 
 static void on_open(void *conn, struct session *s, bool present, uint8_t reason, const char *text)
 {
