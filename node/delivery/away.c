@@ -38,8 +38,10 @@ struct away {
 	enum away_link link;
 	struct id128 owner; /* zero = not known */
 	uint32_t pause_ms;
-	uint32_t granted;              /* and not used yet */
-	uint32_t told;                 /* consumers, as the owner knows */
+	uint32_t granted; /* and not used yet */
+	uint32_t told;    /* consumers, as the owner knows */
+	/* Attached, but another says that it owns it: a claim will tell. */
+	bool doubted;
 	bool scheduled;                /* flush runs at the end of the turn */
 	struct peer_delivery *settled; /* not sent yet */
 	size_t n_settled;
@@ -521,6 +523,7 @@ void away_begin(struct subscription *s, const struct id128 *owner)
 	if (!s->away)
 		away_new(s);
 	same = away_is_from(s, owner);
+	s->away->doubted = false;
 	if (s->state != SUBSCRIPTION_CLAIMING)
 		s->state = SUBSCRIPTION_AWAY;
 	if (same && s->away->link == AWAY_ATTACHED)
@@ -530,6 +533,17 @@ void away_begin(struct subscription *s, const struct id128 *owner)
 	drop_settled(s->away, s->away->n_settled);
 	away_attach(s);
 	seek(s);
+}
+
+bool away_may_claim(const struct subscription *s)
+{
+	return s->away->link != AWAY_ATTACHED || s->away->doubted;
+}
+
+void away_doubt(struct subscription *s)
+{
+	s->away->doubted = true;
+	share_claim(s);
 }
 
 void away_attach(struct subscription *s)

@@ -139,6 +139,7 @@ struct subscription {
 	LIST_HEAD(, remote) remotes;
 	uint32_t n_awaited; /* of them have not told what they have in flight: it waits */
 	uint64_t await_until_ms;
+	bool checking; /* others_check is under way */
 	bool yielding; /* the node is leaving: nothing more is delivered */
 	/* queue kind: as a share, and what queue.h says */
 	struct queue *queue;
@@ -379,6 +380,8 @@ void away_end(struct subscription *s);                              /* ours now,
 void away_leave(struct subscription *s); /* its last member went: tell the owner */
 bool away_attached(const struct subscription *s);
 void away_attach(struct subscription *s);
+void away_doubt(struct subscription *s); /* is it still who we are attached to? */
+bool away_may_claim(const struct subscription *s);
 void away_detach(struct subscription *s); /* from its owner, whoever that was */
 void away_lost(struct subscription *s);   /* the same, and look for another */
 void away_pump(struct subscription *s);   /* consumers, or their room, may have changed */
@@ -539,6 +542,7 @@ void ack_timeout_forget(struct session *s);
 void others_stored(struct dispatch *d);
 void others_hinted(struct dispatch *d, const struct bus_head *head); /* after their COMMIT */
 void others_took(struct dispatch *d);
+void others_check(struct subscription *s); /* somebody says it is not ours: is it? */
 
 /* committer.c */
 void committer_init(struct dispatch *d);

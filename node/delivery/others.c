@@ -133,6 +133,7 @@ static void on_owned(struct bus_owned *req)
 	for (size_t i = 0; i < req->n; i++) {
 		struct subscription *s = l->subs[i];
 
+		s->checking = false;
 		if (req->outcome == SQL_OK && req->rows[i].lost &&
 		    s->state == SUBSCRIPTION_ACTIVE && s->epoch == req->rows[i].epoch)
 			subscription_lost(s);
@@ -148,6 +149,36 @@ static void owned_send(struct owned_look *l)
 	d->bus->ops->owned(d->bus, &l->req);
 }
 
+static struct owned_look *owned_new(struct dispatch *d)
+{
+	struct owned_look *l = xcalloc(1, sizeof *l);
+
+	l->dispatch = d;
+	l->req.done = on_owned;
+	l->req.rows = l->rows;
+	return l;
+}
+
+static void owned_add(struct owned_look *l, struct subscription *s)
+{
+	l->subs[l->req.n] = s;
+	l->rows[l->req.n++] = (struct bus_owned_row){
+	        .tenant_id = s->space->tenant_id, .subscription_id = s->id, .epoch = s->epoch};
+	s->requests++;
+}
+
+void others_check(struct subscription *s)
+{
+	struct owned_look *l;
+
+	if (s->checking || s->state != SUBSCRIPTION_ACTIVE)
+		return;
+	s->checking = true;
+	l = owned_new(s->space->dispatch);
+	owned_add(l, s);
+	owned_send(l);
+}
+
 void others_took(struct dispatch *d)
 {
 	struct owned_look *l = NULL;
@@ -156,17 +187,9 @@ void others_took(struct dispatch *d)
 	TAILQ_FOREACH (s, &d->durable, link) {
 		if (s->state != SUBSCRIPTION_ACTIVE)
 			continue;
-		if (!l) {
-			l = xcalloc(1, sizeof *l);
-			l->dispatch = d;
-			l->req.done = on_owned;
-			l->req.rows = l->rows;
-		}
-		l->subs[l->req.n] = s;
-		l->rows[l->req.n++] = (struct bus_owned_row){.tenant_id = s->space->tenant_id,
-		                                             .subscription_id = s->id,
-		                                             .epoch = s->epoch};
-		s->requests++;
+		if (!l)
+			l = owned_new(d);
+		owned_add(l, s);
 		if (l->req.n == BUS_CURSORS_MAX) {
 			owned_send(l);
 			l = NULL;

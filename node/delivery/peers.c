@@ -108,7 +108,8 @@ void dispatch_on_peer_room(struct dispatch *d, const struct id128 *peer)
 /* ---- messages ----------------------------------------------------------------------------------
  */
 
-/* Somebody owns it now, and wants to know what is in flight here. */
+/* Somebody owns it now, and wants to know what is in flight here. Where that is not what we know,
+ * the database is asked first, and the answer comes when we attach. */
 static void on_owner(struct dispatch *d, const struct id128 *peer, const struct peer_message *m)
 {
 	struct subscription *s = share_find(d, m->tenant_id, m->kind, m->name);
@@ -118,8 +119,14 @@ static void on_owner(struct dispatch *d, const struct id128 *peer, const struct 
 		away_tell_held(d, peer, m, NULL);
 		return;
 	}
-	if (s->state == SUBSCRIPTION_ACTIVE)
-		subscription_suspend(s);
+	if (s->state == SUBSCRIPTION_ACTIVE) {
+		others_check(s);
+		return;
+	}
+	if (away_attached(s) && !away_is_from(s, peer)) {
+		away_doubt(s);
+		return;
+	}
 	if (s->away)
 		away_detach(s);
 	away_begin(s, peer); /* tells what is held */

@@ -171,7 +171,7 @@ void share_claim(struct subscription *share)
 	if (d->draining || d->leaving || !d->up)
 		return; /* when the bus is up again it is asked to */
 	if (share->state != SUBSCRIPTION_UNCLAIMED &&
-	    !(share->state == SUBSCRIPTION_AWAY && !away_attached(share)))
+	    !(share->state == SUBSCRIPTION_AWAY && away_may_claim(share)))
 		return;
 	c = xcalloc(1, sizeof *c);
 	c->share = share;

@@ -1,7 +1,6 @@
 #include "tests/unit/node/mesh.h"
 
 #include "base/mem.h"
-#include "node/peer/peer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -253,6 +252,11 @@ void mesh_block(struct mesh *m, uint32_t no, bool full)
 		if (m->ways[no][i].up)
 			dispatch_on_peer_room(m->members[no].dispatch, &m->members[i].id);
 	}
+}
+
+void mesh_say(struct mesh *m, uint32_t from, uint32_t to, const struct peer_message *msg)
+{
+	way_send(&m->ways[from][to], msg);
 }
 
 uint64_t mesh_messages(const struct mesh *m)

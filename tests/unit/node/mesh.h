@@ -7,6 +7,7 @@
 #include "cluster/bus.h"
 #include "cluster/sim.h"
 #include "node/delivery/dispatch.h"
+#include "node/peer/peer.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,6 +25,8 @@ void mesh_leave(struct mesh *m, uint32_t no);            /* it died: the others 
 void mesh_tick(struct mesh *m);                          /* links that should be up come up */
 void mesh_cut(struct mesh *m, uint32_t a, uint32_t b);   /* now; mesh_tick brings it back */
 void mesh_block(struct mesh *m, uint32_t no, bool full); /* what it sends is refused */
-uint64_t mesh_messages(const struct mesh *m);            /* delivered so far */
+/* Something that its dispatch never said. */
+void mesh_say(struct mesh *m, uint32_t from, uint32_t to, const struct peer_message *msg);
+uint64_t mesh_messages(const struct mesh *m); /* delivered so far */
 
 #endif

@@ -583,6 +583,60 @@ static void test_full_link(void **state)
 	assert_in_range(world.clients[1].n_got, 15, 35);
 }
 
+/* A node that says whatever comes to its mind, all but that it has room, and then is gone. */
+static void lie(uint32_t to)
+{
+	static const enum peer_type types[] = {
+	        PEER_OWNER,   PEER_HELD,    PEER_RELEASED, PEER_ATTACH, PEER_ATTACHED,
+	        PEER_REFUSED, PEER_DELIVER, PEER_SETTLE,   PEER_DETACH,
+	};
+	static const char *const names[] = {"g/t/#", "g/t/#", "g/x", ""};
+	struct sim *s = world.sim;
+	struct peer_delivery pd[3];
+	struct peer_message m = {
+	        .type = types[sim_random(s, sizeof types / sizeof types[0])],
+	        .tenant_id = (uint32_t)sim_random(s, 3),
+	        .kind = sim_random(s, 4) ? BUS_SUB_SHARE : BUS_SUB_QUEUE,
+	        .name = slice_str(names[sim_random(s, 4)]),
+	        .subscription_id = sim_random(s, 6),
+	        .epoch = sim_random(s, 4) ? sim_random(s, 6) : UINT64_MAX - sim_random(s, 2),
+	        .consumers = (uint32_t)sim_random(s, 3),
+	        .expiry_s = (uint32_t)sim_random(s, 3),
+	        .filters = slice_str("[{}]"),
+	        .attributes =
+	                slice_str(sim_random(s, 2) ? "[{\"topic\":\"t\",\"o\":0,\"l\":1}]" : "[{]"),
+	        .body = slice_str("0"),
+	        .n_deliveries = sim_random(s, 4),
+	        .deliveries = pd,
+	};
+
+	for (size_t i = 0; i < 3; i++)
+		pd[i] = (struct peer_delivery){.partition_id = (uint32_t)sim_random(s, 4),
+		                               .seq = sim_random(s, 300),
+		                               .stamp = sim_random(s, 3),
+		                               .timer_id = sim_random(s, 3),
+		                               .result = (uint8_t)sim_random(s, 8),
+		                               .reason = slice_str("why not")};
+	mesh_say(world.mesh, 2, to, &m);
+}
+
+static void test_a_peer_that_lies(void **state)
+{
+	(void)state;
+	join(0, 0);
+	join(1, 1);
+	sim_loop_run_for(20);
+	for (int i = 0; i < 60; i++) {
+		for (int k = 0; k < 20; k++)
+			lie((uint32_t)sim_random(world.sim, 2));
+		publish_at((uint32_t)i % 2, 5);
+		sim_loop_run_for(5);
+	}
+	node_kill(2);
+	until_settled(5000);
+	assert_in_range(world.clients[1].n_got, 20, 10000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -598,6 +652,7 @@ int main(void)
 	        cmocka_unit_test_setup_teardown(test_link_cut, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_a_new_generation, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_full_link, setup, teardown),
+	        cmocka_unit_test_setup_teardown(test_a_peer_that_lies, setup, teardown),
 	};
 
 	log_set_level(LOG_ERROR);
