@@ -565,6 +565,28 @@ static void test_a_new_generation(void **state)
 		assert_int_equal(world.times[there->got[i].n], 1);
 }
 
+/* The same, and a consumer elsewhere leaves meanwhile: the owner finds that what it had is not in
+ * flight any more. */
+static void test_a_consumer_leaves_meanwhile(void **state)
+{
+	struct client *there;
+
+	(void)state;
+	join(0, 0);
+	world.clients[1].holds = true;
+	there = join(1, 1);
+	join(2, 1);
+	sim_loop_run_for(20);
+	publish_at(2, 30);
+	sim_loop_run_for(50);
+	assert_int_equal(there->n_got, 10);
+	sim_crash(world.sim);
+	sim_loop_run_for(5);
+	leave(there);
+	until_settled(3000);
+	assert_int_equal(world.again_after_settled, 0);
+}
+
 /* A link that takes nothing holds nobody up. */
 static void test_full_link(void **state)
 {
@@ -651,6 +673,7 @@ int main(void)
 	        cmocka_unit_test_setup_teardown(test_hand_over, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_link_cut, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_a_new_generation, setup, teardown),
+	        cmocka_unit_test_setup_teardown(test_a_consumer_leaves_meanwhile, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_full_link, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_a_peer_that_lies, setup, teardown),
 	};
