@@ -66,11 +66,36 @@ static void test_errors(void **state)
 	buf_release(&out);
 }
 
+static void test_secret(void **state)
+{
+	struct buf out = {0};
+	struct err e;
+
+	(void)state;
+	assert_int_equal(file_write_private(path, slice("12345", 5), &e), 0);
+	assert_int_equal(file_read_secret(path, 5, &out, &e), 0);
+	assert_true(slice_eq(buf_slice(&out), slice_str("12345")));
+	buf_clear(&out);
+	assert_int_equal(file_read_secret(path, 4, &out, &e), -1);
+	assert_int_equal(e.code, EFBIG);
+	buf_clear(&out);
+	assert_int_equal(chmod(path, 0640), 0); /* a group is somebody's choice */
+	assert_int_equal(file_read_secret(path, 5, &out, &e), 0);
+	buf_clear(&out);
+	assert_int_equal(chmod(path, 0604), 0);
+	assert_int_equal(file_read_secret(path, 5, &out, &e), -1);
+	assert_int_equal(e.code, EACCES);
+	assert_int_equal(out.len, 0);
+	assert_int_equal(file_read_secret("/nowhere/at/all", 5, &out, &e), -1);
+	buf_release(&out);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_round_trip),
 	        cmocka_unit_test(test_errors),
+	        cmocka_unit_test(test_secret),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
