@@ -39,7 +39,7 @@ CREATE PROCEDURE schedule_create(
   p_topic TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
   p_content_type TEXT CHARSET utf8mb4 COLLATE utf8mb4_bin,
   p_payload LONGBLOB)
-  COMMENT 'an event at each tick; cron: five fields or @every DURATION; zone: IANA, null = UTC'
+  COMMENT 'an event at each tick; cron: five fields, @daily .., @every 90s; zone: IANA, null = UTC'
 BEGIN
   DECLARE v_tenant INT UNSIGNED;
   DECLARE EXIT HANDLER FOR 1062 BEGIN
@@ -52,8 +52,10 @@ BEGIN
     CALL _refuse('a schedule''s name has 1 to 255 bytes');
   END IF;
   IF p_cron IS NULL OR LENGTH(p_cron) > 255 OR p_cron REGEXP '[^ -~]'
-     OR p_cron NOT REGEXP '^(@every [0-9]+[a-z0-9]*|@[a-z]+|[^ @]+( +[^ ]+){4})$' THEN
-    CALL _refuse(CONCAT('cron is five fields or @every DURATION, not ',
+     OR p_cron NOT REGEXP CONCAT(
+       '^(@every ([0-9]+(ms|s|m|h|d))+|@(hourly|daily|midnight|weekly|monthly|yearly|annually)',
+       '|[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4})$') THEN
+    CALL _refuse(CONCAT('cron is five fields, @hourly, @daily .. or @every DURATION, not ',
                         COALESCE(QUOTE(LEFT(p_cron, 40)), 'NULL')));
   END IF;
   IF p_zone = '' OR LENGTH(p_zone) > 64 OR p_zone REGEXP '[^A-Za-z0-9_/+-]' THEN
@@ -95,7 +97,7 @@ BEGIN
 
   CALL _begin();
   CALL _live_tenant(p_tenant, v_tenant);
-  SELECT schedule_id, JSON_OBJECT('state', ELT(state, 'active', 'paused'),
+  SELECT schedule_id, JSON_OBJECT('state', ELT(state, 'active', 'paused', 'not understood'),
                                   'cron', CONVERT(cron USING utf8mb4), 'ticks', ticks)
     INTO v_id, v_before
     FROM schedule WHERE tenant_id = v_tenant AND name = CAST(p_name AS BINARY) FOR UPDATE;

@@ -300,8 +300,10 @@ def test_limits_and_weight(console):
     ("dead_letter_redrive", (None,), "not NULL"),
     ("dead_letter_discard", ("999999999",), "there is no dead letter 999999999"),
     ("timer_cancel", ("alpha", "who", "nothing"), "has no scheduled event 'nothing' of this subject"),
-    ("schedule_create", ("alpha", "s", "* * * *", None, "a", "", ""), "cron is five fields"),
-    ("schedule_create", ("alpha", "s", "* * * * *\n", None, "a", "", ""), "cron is five fields"),
+    ("schedule_create", ("alpha", "s", "* * * *", None, "a", "", ""), "cron is five fields, @hourly"),
+    ("schedule_create", ("alpha", "s", "* * * * *\n", None, "a", "", ""), "cron is five fields, @hourly"),
+    ("schedule_create", ("alpha", "s", "@fortnightly", None, "a", "", ""), "not '@fortnightly'"),
+    ("schedule_create", ("alpha", "s", "@every soon", None, "a", "", ""), "@every DURATION, not '@every soon'"),
     ("schedule_create", ("alpha", "s", "@daily", "a b", "a", "", ""), "a zone is an IANA name"),
     ("schedule_create", ("alpha", "s", "@daily", None, "a/#", "", ""), "a topic has 1 to 1024 bytes"),
     ("schedule_create", ("alpha", "s", "@daily", None, "$leat/x", "", ""), "does not begin with $"),
@@ -527,18 +529,25 @@ def test_dead_letters_that_cannot_be_redriven(console):
     console.call("dead_letter_discard", ids[2])
 
 
-def test_timers_and_schedules(console):
-    tenant, _ = console.tenant()
-    console.run(console.root, "INSERT INTO timer(kind,tenant_id,due_at,subject,name,history,attributes,body)"
-                " SELECT 1,tenant_id,'2099-01-01','bob','later','[]','[{\"topic\":\"a\",\"o\":0,\"l\":1}]','x' FROM tenant"
-                f" WHERE name='{tenant}'")
-    row, = console.rows("SELECT * FROM timers WHERE tenant=%s", tenant, by=console.read)
-    assert (row["kind"], row["subject"], row["name"], row["topic"]) == ("scheduled", "bob", "later", "a")
-    assert "of this subject" in console.refused("timer_cancel", tenant, "eve", "later")
-    console.call("timer_cancel", tenant, "bob", "later")
-    assert console.rows("SELECT 1 FROM timers WHERE tenant=%s", tenant) == ()
-    assert console.audit("timer_cancel")[1] == "bob later" and console.audit("timer_cancel")[2]["topic"] == "a"
+def test_a_scheduled_event_is_cancelled(console):
+    tenant, signer = console.tenant()
+    c = console.enter(signer)
+    c.subscribe("a")
+    for name in ("kept", "cancelled"):
+        c.publish("$delayed/2/a", name, props=[("user", ("leat-timer", name))])
+    rows = console.rows("SELECT * FROM timers WHERE tenant=%s ORDER BY name", tenant, by=console.read)
+    assert [(r["kind"], r["subject"], r["name"], r["topic"], r["payload"]) for r in rows] == [
+        ("scheduled", "tester", n, "a", n) for n in ("cancelled", "kept")]
+    assert "of this subject" in console.refused("timer_cancel", tenant, "eve", "cancelled")
+    console.call("timer_cancel", tenant, "tester", "cancelled")
+    _, target, before, after = console.audit("timer_cancel")
+    assert (target, before["topic"], after) == ("tester cancelled", "a", None)
+    assert c.receive().payload == b"kept"
+    assert c.silent(1)
 
+
+def test_schedules(console):
+    tenant, _ = console.tenant()
     console.call("schedule_create", tenant, "nightly", "30 2 * * 1-5", "Europe/Paris", "jobs/ä", "text/plain", "go")
     assert "already" in console.refused("schedule_create", tenant, "nightly", "@daily", None, "a", None, None)
     row, = console.rows("SELECT * FROM schedules WHERE tenant=%s", tenant, by=console.read)
