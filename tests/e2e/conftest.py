@@ -37,9 +37,10 @@ def prepare(directory, dsn):
 
 @pytest.fixture(scope="session")
 def sql_node(work, database):
+    """Its account has the role of a node and nothing else: what it needs beyond that fails here."""
     directory = os.path.join(work, "node")
     tenants, signers = prepare(directory, database.dsn)
-    n = Node(directory, database.dsn)
+    n = Node(directory, database.account(database.dsn, "node"))
     n.dsn, n.tenants, n.signers = database.dsn, tenants, signers
     n.start()
     yield n

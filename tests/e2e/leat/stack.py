@@ -123,6 +123,20 @@ class Database:
         return urllib.parse.urlunsplit(u._replace(path="/" + name))
 
 
+    def account(self, dsn, role):
+        """A new account with one role (node, admin, read) of this schema, which was migrated; its DSN."""
+        schema = parse_dsn(dsn)["database"]
+        name, default = f"{schema}_some_{role}", "TO" if ENGINE == "mysql" else "FOR"
+        with contextlib.closing(self.connect(schema)) as c, c.cursor() as q:
+            for text in leat("migrate", "--db", dsn, "--show-roles").stdout.split(";\n")[:-1]:
+                q.execute(text)
+            q.execute(f"CREATE USER {name}@'%' IDENTIFIED BY 'secret'")
+            q.execute(f"GRANT {schema}_{role} TO {name}@'%'")
+            q.execute(f"SET DEFAULT ROLE {schema}_{role} {default} {name}@'%'")
+        u = urllib.parse.urlsplit(dsn)
+        return urllib.parse.urlunsplit(u._replace(netloc=f"{name}:secret@{u.netloc.rpartition('@')[2]}"))
+
+
 class Tenants:
     """Creates tenants and their keys with `leat tenant`, keeping the private halves."""
 
