@@ -37,6 +37,7 @@ struct sub_options {
 	const char *share;
 	const char *session;
 	const char *start;
+	const char *until;
 	uint64_t expiry_ms;
 	uint64_t qos;
 	uint64_t count;
@@ -61,6 +62,9 @@ static const struct option rows[] = {
         {"start", 0, OPTION_TEXT, offsetof(struct sub_options, start),
          .arg = "earliest|new|seq:N|time:RFC3339",
          .help = "where a new subscription begins (user property leat-start)"},
+        {"until", 0, OPTION_TEXT, offsetof(struct sub_options, until),
+         .arg = "now|seq:N|time:RFC3339",
+         .help = "where a new subscription ends (user property leat-until)"},
         {"qos", 'q', OPTION_NUMBER, offsetof(struct sub_options, qos), .arg = "0|1|2",
          .fallback = "1", .max = 2, .help = "the highest QoS of deliveries"},
         {"count", 'n', OPTION_NUMBER, offsetof(struct sub_options, count), .arg = "N", .min = 1,
@@ -92,6 +96,7 @@ struct sub {
 	char **names; /* of the filters, when they were made here */
 	size_t filter_count;
 	struct buf props; /* of the SUBSCRIBE */
+	struct buf until; /* of a later one */
 
 	struct buf out; /* for stdout */
 	bool paused;    /* the client, until stdout has taken it */
@@ -286,7 +291,9 @@ static void on_up(struct client *c, void *arg, const struct mqtt_packet *connack
 	if (s->was_up)
 		sub_note(s, "connected again");
 	/* a place to start from is for the first time: later it would be a jump back */
-	client_subscribe(c, s->filters, s->filter_count, s->was_up ? NULL : &props);
+	if (s->was_up)
+		props.extra = buf_slice(&s->until);
+	client_subscribe(c, s->filters, s->filter_count, props.extra.n ? &props : NULL);
 	s->was_up = true;
 	s->backoff_ms = BACKOFF_FIRST_MS;
 }
@@ -403,6 +410,21 @@ static int check_start(struct sub *s, struct err *e)
 	return 0;
 }
 
+static int check_until(struct sub *s, struct err *e)
+{
+	const char *t = s->o.until;
+
+	if (!t)
+		return 0;
+	if (strcmp(t, "now") != 0 && strncmp(t, "seq:", 4) != 0 && strncmp(t, "time:", 5) != 0)
+		return err_set(e, 0, "--until is now, seq:N or time:RFC3339");
+	if (s->dial.config.version == MQTT_V311)
+		return err_set(e, 0, "--until needs MQTT 5");
+	mqtt_put_user(&s->until, slice_str("leat-until"), slice_str(t));
+	buf_append_slice(&s->props, buf_slice(&s->until));
+	return 0;
+}
+
 static void set_session(struct sub *s)
 {
 	struct client_config *c = &s->dial.config;
@@ -418,7 +440,8 @@ static void set_session(struct sub *s)
 
 static int sub_open(struct sub *s, struct err *e)
 {
-	if (dial_open(&s->dial, &s->o.to, e) < 0 || make_filters(s, e) < 0 || check_start(s, e) < 0)
+	if (dial_open(&s->dial, &s->o.to, e) < 0 || make_filters(s, e) < 0 ||
+	    check_start(s, e) < 0 || check_until(s, e) < 0)
 		return -1;
 	set_session(s);
 	s->loop = loop_new();
@@ -462,6 +485,7 @@ static void sub_release(struct sub *s)
 	free(s->names);
 	free(s->filters);
 	buf_release(&s->props);
+	buf_release(&s->until);
 	buf_release(&s->out);
 	options_release(&spec, &s->o);
 }

@@ -82,6 +82,7 @@ struct filter {
 	uint8_t retain_handling;
 	uint32_t subscription_id; /* 0 = none */
 	uint64_t *since; /* per partition: events below it are not for this filter; or NULL */
+	uint64_t *until; /* likewise from it on */
 	struct subscription *share; /* $share only: the subscription this session consumes from */
 };
 
@@ -313,6 +314,11 @@ size_t filter_count(const struct subscription *s);
 bool filter_applies(const struct filter *f, const struct subscription *s, uint32_t partition,
                     uint64_t seq, const struct event *ev);
 void match_add(struct match *m, const struct filter *f);
+void filter_set_until(const struct subscription *s, struct filter *f, const uint64_t *until);
+/* ,"name":[…]: a number of each partition; NULL is left out. */
+void filter_encode_seqs(struct buf *out, const char *name, const uint64_t *seqs, uint32_t n);
+/* Take over where a share's filter ends, from its row. */
+void filters_take_until(struct subscription *s, struct slice json);
 /* The filters as the JSON text a subscription row keeps, and back. */
 void filters_encode(const struct subscription *s, struct buf *out);
 int filters_decode(struct subscription *s, struct slice json);
@@ -427,6 +433,7 @@ void starts_find(struct space *sp, enum session_start_at at, uint64_t value,
 
 /* subscribe.c: SUBSCRIBE and UNSUBSCRIBE, one after the other per session */
 enum op_stage {
+	OP_UNTIL,   /* find where they end */
 	OP_STARTS,  /* find where new filters begin */
 	OP_APPLY,   /* change the filters in memory */
 	OP_JOIN,    /* wait until its shared subscriptions are ours */
@@ -448,6 +455,10 @@ struct op {
 	size_t joined;
 	enum session_start_at start;
 	uint64_t start_value;
+	bool bounded;
+	enum session_start_at until_at;
+	uint64_t until_value;
+	uint64_t *until; /* per partition; NULL = not bounded, or not found yet */
 	struct bus_policy policy;
 	bool begins;                /* these are the session's first filters */
 	struct bus_cursor *cursors; /* begins: where */

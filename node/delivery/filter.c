@@ -1,6 +1,7 @@
 /* A subscription's filters: the slots the trie points at, how they apply to an event, and the JSON
  * text that keeps them in the subscription's row:
- * [{"filter":"a/+","qos":1,"nl":true,"rap":true,"rh":1,"id":7,"since":[12,40]}, …]. */
+ * [{"filter":"a/+","qos":1,"nl":true,"rap":true,"rh":1,"id":7,"since":[12,40],"until":[90,77]}, …].
+ */
 #include "node/delivery/delivery.h"
 
 #include "base/buf.h"
@@ -65,7 +66,20 @@ void filter_remove(struct subscription *s, struct filter *f)
 		trie_remove(s->space->trie, f->match, s, (uint32_t)(f - s->filters));
 	free(f->text);
 	free(f->since);
+	free(f->until);
 	*f = (struct filter){0};
+}
+
+void filter_set_until(const struct subscription *s, struct filter *f, const uint64_t *until)
+{
+	size_t bytes = s->space->n_partitions * sizeof *until;
+
+	free(f->until);
+	f->until = NULL;
+	if (!until)
+		return;
+	f->until = xmalloc(bytes);
+	memcpy(f->until, until, bytes);
 }
 
 size_t filter_count(const struct subscription *s)
@@ -80,7 +94,7 @@ size_t filter_count(const struct subscription *s)
 bool filter_applies(const struct filter *f, const struct subscription *s, uint32_t partition,
                     uint64_t seq, const struct event *ev)
 {
-	if (f->since && seq < f->since[partition])
+	if ((f->since && seq < f->since[partition]) || (f->until && seq >= f->until[partition]))
 		return false;
 	return !f->no_local || !s->session || !slice_eq(ev->client, session_client_id(s->session));
 }
@@ -96,6 +110,16 @@ void match_add(struct match *m, const struct filter *f)
 /* ---- the stored text ---------------------------------------------------------------------------
  */
 
+void filter_encode_seqs(struct buf *out, const char *name, const uint64_t *seqs, uint32_t n)
+{
+	if (!seqs)
+		return;
+	buf_printf(out, ",\"%s\":[", name);
+	for (uint32_t i = 0; i < n; i++)
+		buf_printf(out, "%s%" PRIu64, i ? "," : "", seqs[i]);
+	buf_u8(out, ']');
+}
+
 static void encode_one(const struct subscription *s, const struct filter *f, struct buf *out)
 {
 	buf_append_str(out, "{\"filter\":");
@@ -109,9 +133,9 @@ static void encode_one(const struct subscription *s, const struct filter *f, str
 		buf_printf(out, ",\"rh\":%u", f->retain_handling);
 	if (f->subscription_id)
 		buf_printf(out, ",\"id\":%" PRIu32, f->subscription_id);
-	for (uint32_t i = 0; f->since && i < s->space->n_partitions; i++)
-		buf_printf(out, "%s%" PRIu64, i ? "," : ",\"since\":[", f->since[i]);
-	buf_append_str(out, f->since ? "]}" : "}");
+	filter_encode_seqs(out, "since", f->since, s->space->n_partitions);
+	filter_encode_seqs(out, "until", f->until, s->space->n_partitions);
+	buf_u8(out, '}');
 }
 
 void filters_encode(const struct subscription *s, struct buf *out)
@@ -130,10 +154,22 @@ void filters_encode(const struct subscription *s, struct buf *out)
 	buf_u8(out, ']');
 }
 
+static uint64_t *decode_seqs(const struct subscription *s, const json_t *list)
+{
+	uint32_t n = s->space->n_partitions;
+	uint64_t *seqs;
+
+	if (!json_is_array(list))
+		return NULL;
+	seqs = xcalloc(n, sizeof *seqs);
+	for (uint32_t i = 0; i < n; i++)
+		seqs[i] = (uint64_t)json_integer_value(json_array_get(list, i));
+	return seqs;
+}
+
 /* The row is not trusted: somebody may have edited it. */
 static int decode_one(struct subscription *s, const json_t *o)
 {
-	const json_t *since = json_object_get(o, "since");
 	json_int_t qos = json_integer_value(json_object_get(o, "qos"));
 	struct slice text = slice_str(json_string_value(json_object_get(o, "filter")));
 	struct topic_filter parts;
@@ -149,11 +185,8 @@ static int decode_one(struct subscription *s, const json_t *o)
 	f->retain_as_published = json_is_true(json_object_get(o, "rap"));
 	f->retain_handling = (uint8_t)json_integer_value(json_object_get(o, "rh"));
 	f->subscription_id = (uint32_t)json_integer_value(json_object_get(o, "id"));
-	if (json_is_array(since)) {
-		f->since = xcalloc(s->space->n_partitions, sizeof *f->since);
-		for (uint32_t i = 0; i < s->space->n_partitions; i++)
-			f->since[i] = (uint64_t)json_integer_value(json_array_get(since, i));
-	}
+	f->since = decode_seqs(s, json_object_get(o, "since"));
+	f->until = decode_seqs(s, json_object_get(o, "until"));
 	return 0;
 }
 
@@ -173,4 +206,15 @@ int filters_decode(struct subscription *s, struct slice json)
 	}
 	json_decref(root);
 	return rc;
+}
+
+void filters_take_until(struct subscription *s, struct slice json)
+{
+	json_t *root = json_loadb(json.p, json.n, JSON_REJECT_DUPLICATES, NULL);
+	uint64_t *until = decode_seqs(s, json_object_get(json_array_get(root, 0), "until"));
+
+	if (s->n_filters)
+		filter_set_until(s, &s->filters[0], until);
+	free(until);
+	json_decref(root);
 }

@@ -43,6 +43,8 @@ struct subscription *queue_get(struct space *sp, const struct filter *f,
 	q = s->queue;
 	if (parts.filter.n && policy && !q->known && !q->create) {
 		q->create = xstrndup(parts.filter.p, parts.filter.n);
+		buf_clear(&q->create_until);
+		filter_encode_seqs(&q->create_until, "until", f->until, sp->n_partitions);
 		q->policy = *policy;
 		s->start = start;
 		s->start_value = start_value;
@@ -60,7 +62,9 @@ void queue_fill_claim(const struct queue *q, struct bus_claim *claim, struct buf
 		return;
 	buf_append_str(filters, "[{\"filter\":");
 	buf_json_string(filters, slice_str(q->create));
-	buf_append_str(filters, ",\"qos\":1}]");
+	buf_append_str(filters, ",\"qos\":1");
+	buf_append_slice(filters, buf_slice(&q->create_until));
+	buf_append_str(filters, "}]");
 	claim->filters = buf_slice(filters);
 }
 

@@ -40,6 +40,7 @@ void queue_free(struct queue *q)
 	feed_release(&q->retry.feed);
 	d->stats.breakers_open -= q->breaker.open;
 	free(q->create);
+	buf_release(&q->create_until);
 	free(q->done);
 	free(q);
 }

@@ -59,6 +59,7 @@ struct queue {
 	struct bus_policy policy;
 	bool known;   /* policy and filters are those of its row */
 	char *create; /* the filter to make it with; NULL = it is only taken when it is there */
+	struct buf create_until; /* where that ends, as its row says it */
 
 	/* failure.c */
 	struct failure_list failures; /* not in a settlement yet */

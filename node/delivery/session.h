@@ -106,6 +106,7 @@ enum session_start_at {
 	SESSION_START_EARLIEST, /* everything retention has left */
 	SESSION_START_SEQ,      /* sequence number `start_value` of every partition */
 	SESSION_START_TIME,     /* milliseconds since 1970 in `start_value` */
+	SESSION_START_HEAD,     /* `until` alone: what is stored by the time it is asked */
 };
 
 struct session_filter {
@@ -126,6 +127,9 @@ struct session_subscribe {
 	enum session_start_at start; /* only where it creates the position: a session's first
 	                              * SUBSCRIBE, a shared subscription that is new */
 	uint64_t start_value;
+	bool bounded; /* where it creates the position: nothing from `until` on is delivered */
+	enum session_start_at until; /* HEAD, SEQ or TIME */
+	uint64_t until_value;
 	struct bus_policy policy; /* of the queue that it makes */
 	uint16_t packet_id;
 	/* reasons[n] in request order; text NULL or why something failed. */

@@ -107,6 +107,8 @@ static void on_claim(struct bus_claim *req)
 	bool taken = req->outcome == SQL_OK && c->generation == d->bus->generation &&
 	             share->state == SUBSCRIPTION_CLAIMING;
 
+	if (taken && !share->queue)
+		filters_take_until(share, req->stored_filters);
 	if (taken)
 		subscription_claimed(share, req);
 	else if (req->outcome == SQL_FATAL && share->queue && share->state == SUBSCRIPTION_CLAIMING)
@@ -197,6 +199,7 @@ struct subscription *share_get(struct space *sp, const struct filter *f, uint32_
 		share->start_value = start_value;
 		own = filter_add(share, f->match);
 		own->qos = 1; /* each member's own options decide */
+		filter_set_until(share, own, f->until);
 		filter_plant(share, own);
 		map_put(&sp->shares, share->name, strlen(share->name), share);
 	}

@@ -58,10 +58,9 @@ static uint64_t known_start(const struct starts *st)
 static void starts_next(void *arg)
 {
 	static const enum bus_position positions[] = {
-	        [SESSION_START_NEW] = BUS_AT_HEAD,
-	        [SESSION_START_EARLIEST] = BUS_AT_EARLIEST,
-	        [SESSION_START_SEQ] = BUS_AT_HEAD,
-	        [SESSION_START_TIME] = BUS_AT_TIME,
+	        [SESSION_START_NEW] = BUS_AT_HEAD,  [SESSION_START_EARLIEST] = BUS_AT_EARLIEST,
+	        [SESSION_START_SEQ] = BUS_AT_HEAD,  [SESSION_START_TIME] = BUS_AT_TIME,
+	        [SESSION_START_HEAD] = BUS_AT_HEAD,
 	};
 	struct starts *st = arg;
 	struct bus *bus = st->space->dispatch->bus;

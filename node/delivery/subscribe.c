@@ -27,7 +27,7 @@ static struct op *op_new(struct session *s, bool subscribe, size_t n, uint16_t p
 
 	op->session = s;
 	op->subscribe = subscribe;
-	op->stage = subscribe ? OP_STARTS : OP_APPLY;
+	op->stage = subscribe ? OP_UNTIL : OP_APPLY;
 	op->filters = xcalloc(n, sizeof *op->filters);
 	op->n = n;
 	op->packet_id = packet_id;
@@ -47,6 +47,7 @@ static void op_free(struct op *op)
 		free((char *)op->filters[i].filter.p);
 	free(op->filters);
 	free(op->cursors);
+	free(op->until);
 	buf_release(&op->json);
 	free(op->own_text);
 	free(op);
@@ -92,6 +93,38 @@ static void op_retry(struct op *op)
 /* ---- stages ------------------------------------------------------------------------------------
  */
 
+static void on_until(void *arg, const uint64_t *seqs)
+{
+	struct op *op = arg;
+	size_t bytes = op->session->space->n_partitions * sizeof *seqs;
+
+	op->busy = false;
+	if (op->session->dead) {
+		op_free(op);
+		return;
+	}
+	if (!seqs) {
+		op_retry(op);
+		return;
+	}
+	op->until = xmalloc(bytes);
+	memcpy(op->until, seqs, bytes);
+	op->stage = OP_STARTS;
+	op_step(op);
+}
+
+/* Every stage returns true when it has to wait; then something calls op_step again. */
+static bool stage_until(struct op *op)
+{
+	if (!op->bounded) {
+		op->stage = OP_STARTS;
+		return false;
+	}
+	op->busy = true;
+	starts_find(op->session->space, op->until_at, op->until_value, on_until, op);
+	return true;
+}
+
 static void on_starts(void *arg, const uint64_t *starts)
 {
 	struct op *op = arg;
@@ -123,7 +156,6 @@ static bool has_plain(const struct op *op)
 	return false;
 }
 
-/* Every stage returns true when it has to wait; then something calls op_step again. */
 static bool stage_starts(struct op *op)
 {
 	struct session *s = op->session;
@@ -175,6 +207,8 @@ static void apply_one(struct op *op, struct session_filter *want)
 	want->reason = want->qos;
 	if (!fresh)
 		return;
+	if (op->begins || filter_is_share(want->filter))
+		filter_set_until(s->sub, f, op->until);
 	if (filter_is_queue(want->filter)) { /* a consumer when it is known whether it may be */
 		f->share = queue_get(s->space, f, op->start, op->start_value, &op->policy);
 		return;
@@ -391,10 +425,8 @@ static void answer(struct op *op)
 void op_step(struct op *op)
 {
 	static bool (*const stages[])(struct op *) = {
-	        [OP_STARTS] = stage_starts,
-	        [OP_APPLY] = stage_apply,
-	        [OP_JOIN] = stage_join,
-	        [OP_PERSIST] = stage_persist,
+	        [OP_UNTIL] = stage_until, [OP_STARTS] = stage_starts,   [OP_APPLY] = stage_apply,
+	        [OP_JOIN] = stage_join,   [OP_PERSIST] = stage_persist,
 	};
 
 	if (op->session->dead) {
@@ -424,6 +456,9 @@ void session_subscribe(struct session *s, const struct session_subscribe *req)
 	}
 	op->start = req->start;
 	op->start_value = req->start_value;
+	op->bounded = req->bounded;
+	op->until_at = req->until;
+	op->until_value = req->until_value;
 	op->policy = req->policy;
 	op->done = req->done;
 	op_start(op);

@@ -1,5 +1,6 @@
 #include "node/mqtt/mqtt_start.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/rfc3339.h"
 
@@ -54,5 +55,31 @@ int mqtt_start_parse(struct slice text, enum session_start_at *at, uint64_t *val
 	return err_set(e, 0,
 	               "leat-start %s is not understood: new, earliest, seq:N (N from 1) or time: "
 	               "and an RFC 3339 time such as 2026-03-01T12:00:00Z",
+	               log_quote(text.p, text.n));
+}
+
+int mqtt_until_parse(struct slice text, enum session_start_at *at, uint64_t *value, struct err *e)
+{
+	struct slice s = text;
+
+	*value = 0;
+	if (slice_eq(text, slice_str("now"))) {
+		*at = SESSION_START_HEAD;
+		return 0;
+	}
+	if (take_prefix(&s, "seq:")) {
+		*at = SESSION_START_SEQ;
+		if (take_number(s, value) && *value >= 1) {
+			++*value;
+			return 0;
+		}
+	} else if (take_prefix(&s, "time:")) {
+		*at = SESSION_START_TIME;
+		if (rfc3339_parse(s, value) && *value <= clock_wall_ms())
+			return 0;
+	}
+	return err_set(e, 0,
+	               "leat-until %s is not understood: now, seq:N (N from 1) or time: and an RFC "
+	               "3339 time that is past, such as 2026-03-01T12:00:00Z",
 	               log_quote(text.p, text.n));
 }

@@ -13,4 +13,9 @@
 /* -1: text is none of these; nothing is guessed. value: the number, or milliseconds since 1970. */
 int mqtt_start_parse(struct slice text, enum session_start_at *at, uint64_t *value, struct err *e);
 
+/* The user property `leat-until`: where it ends: `now`, `seq:N` (the last one it gets), or `time:`
+ * and a time that is past (it gets what was stored before). at and value are those of the first
+ * event that it does not get. */
+int mqtt_until_parse(struct slice text, enum session_start_at *at, uint64_t *value, struct err *e);
+
 #endif

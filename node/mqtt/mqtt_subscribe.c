@@ -57,11 +57,18 @@ static bool too_many(struct mqtt_client *c, const struct mqtt_subscribe *s)
 	return true;
 }
 
-#define SUBSCRIBE_TAKES                                                                     \
-	"SUBSCRIBE takes leat-start, and for a queue leat-max-attempts, leat-ack-timeout, " \
+#define SUBSCRIBE_TAKES                                                               \
+	"SUBSCRIBE takes leat-start, leat-until, and for a queue leat-max-attempts, " \
+	"leat-ack-timeout, "                                                          \
 	"leat-backoff, leat-backoff-max, leat-max-failed, leat-ordered, leat-pin"
 
 /* ---- SUBSCRIBE ------------------------------------------------------------------------------- */
+
+static int take_until(struct session_subscribe *req, struct slice value, struct err *e)
+{
+	req->bounded = mqtt_until_parse(value, &req->until, &req->until_value, e) == 0;
+	return req->bounded ? 1 : -1;
+}
 
 /* Our user properties; one that is not ours is the client's business, a misspelt one of ours is not
  * let pass as if it had been obeyed. */
@@ -80,6 +87,8 @@ static int take_properties(const struct mqtt_packet *p, struct session_subscribe
 		if (slice_eq(key, slice_str("leat-start")))
 			taken = mqtt_start_parse(value, &req->start, &req->start_value, e) < 0 ? -1
 			                                                                       : 1;
+		else if (slice_eq(key, slice_str("leat-until")))
+			taken = take_until(req, value, e);
 		else
 			taken = mqtt_policy_take(&req->policy, key, value, e);
 		if (taken < 0)

@@ -108,3 +108,77 @@ def test_what_is_refused(subscription, topic):
     done = stack.leat("subscription", "list", "--tenant", "gamma", "--db", "mysql://nobody@127.0.0.1:1/x",
                       check=False)
     assert done.returncode == 1
+
+
+# ---- leat-until: a new subscription that ends ----------------------------------------------------
+
+def stretch(start, until):
+    return [("user", ("leat-start", start)), ("user", ("leat-until", until))]
+
+
+def test_bounded_replay(client, sql_node, sql, topic, cid):
+    """Plain and shared, in memory and stored: from a number to a number, and to now."""
+    publish(client, sql_node, topic, range(20))
+    base = first_number(sql, topic)
+    clean, kept, share = client(sql_node), client(sql_node, cid(), **KEPT), client(sql_node)
+    name = f"$share/{topic.replace('/', '-')}/{topic}"
+    clean.subscribe(topic, props=stretch(f"seq:{base + 3}", f"seq:{base + 9}"))
+    kept.subscribe(topic, props=stretch(f"seq:{base}", "now"))
+    share.subscribe(name, props=stretch(f"seq:{base + 15}", "now"))
+    publish(client, sql_node, topic, range(20, 30))
+    assert numbers(clean.receive_many(7)) == list(range(3, 10))
+    assert numbers(kept.receive_many(20)) == list(range(20))
+    assert sorted(numbers(share.receive_many(5))) == list(range(15, 20))
+    for c in clean, kept, share:
+        assert c.silent()
+    kept.disconnect()
+    publish(client, sql_node, topic, [30])
+    kept = client(sql_node, cid(), **KEPT)  # it ends where it ended, also after a while
+    assert kept.connack.present and kept.silent()
+    second = client(sql_node)
+    second.subscribe(name)  # so does the share for who joins it
+    publish(client, sql_node, topic, [31])
+    assert second.silent()
+    stored = sql("SELECT filters FROM subscription WHERE name = %s", name.removeprefix("$share/"))
+    assert f'"until":[{base + 20}]' in stored[0][0]
+
+
+def test_bounded_by_time(client, sql_node, sql, topic):
+    publish(client, sql_node, topic, range(5))
+    time.sleep(1.1)
+    middle = sql("SELECT DATE_FORMAT(UTC_TIMESTAMP(3), '%%Y-%%m-%%dT%%H:%%i:%%s.%%fZ')")[0][0]
+    publish(client, sql_node, topic, range(5, 10))
+    c = client(sql_node)
+    c.subscribe(topic, props=stretch("earliest", f"time:{middle}"))
+    assert numbers(c.receive_many(5)) == list(range(5))
+    assert c.silent()
+
+
+def test_bounded_queue(client, sql_node, sql, topic):
+    publish(client, sql_node, topic, range(10))
+    base = first_number(sql, topic)
+    name = topic.replace("/", "-")
+    worker = client(sql_node)
+    worker.subscribe(f"$queue/{name}/{topic}", props=stretch(f"seq:{base + 2}", f"seq:{base + 4}"))
+    publish(client, sql_node, topic, [10])
+    assert sorted(numbers(worker.receive_many(3))) == [2, 3, 4]
+    assert worker.silent()
+    assert "until" in sql("SELECT filters FROM subscription WHERE name = %s", name)[0][0]
+
+
+def test_until_that_is_not_understood(client, sql_node, topic):
+    for text in "later", "time:2999-01-01T00:00:00Z", "seq:0":
+        ack = client(sql_node).subscribe(topic, props=stretch("earliest", text), check=False)
+        assert ack.reasons == [0x83] and "leat-until" in ack.prop("reason_string")
+
+
+def test_sub_until(sql_node, client, topic, sql, work):
+    """`leat sub --start … --until now`"""
+    publish(client, sql_node, topic, range(5))
+    base = first_number(sql, topic)
+    token = f"{work}/until-token"
+    with open(token, "w") as f:
+        f.write(sql_node.signers["alpha"].token())
+    done = stack.leat("sub", "--url", sql_node.url, "--ca", sql_node.ca, "--token", token, "-t", topic,
+                      "--start", f"seq:{base}", "--until", f"seq:{base + 2}", "--count", "3")
+    assert done.stdout.split() == ["0", "1", "2"]

@@ -29,6 +29,7 @@ static void drop_all(void)
 	for (size_t i = 0; i < sub.n_filters; i++) {
 		free(sub.filters[i].text);
 		free(sub.filters[i].since);
+		free(sub.filters[i].until);
 	}
 	free(sub.filters);
 	sub.filters = NULL;
@@ -58,7 +59,7 @@ static void test_there_and_back(void **state)
 {
 	const char *json =
 	        "[{\"filter\":\"a/+\",\"qos\":1,\"nl\":true,\"rap\":true,\"rh\":1,\"id\":7,"
-	        "\"since\":[12,40]},{\"filter\":\"$share/g/b/#\",\"qos\":0},"
+	        "\"since\":[12,40],\"until\":[90,77]},{\"filter\":\"$share/g/b/#\",\"qos\":0},"
 	        "{\"filter\":\"quote\\\"d/\xc3\xa4\",\"qos\":1,\"id\":268435455}]";
 	struct filter *f;
 
@@ -71,6 +72,7 @@ static void test_there_and_back(void **state)
 	assert_int_equal(f->retain_handling, 1);
 	assert_int_equal(f->subscription_id, 7);
 	assert_int_equal(f->since[1], 40);
+	assert_int_equal(f->until[0], 90);
 	f = filter_find(&sub, slice_str("$share/g/b/#"));
 	assert_true(slice_eq(f->match, slice_str("b/#")));
 	assert_null(f->since);
@@ -146,12 +148,17 @@ static void test_applies(void **state)
 	struct session me = {.key = (char *)"alice\0c1", .key_len = 8, .subject_len = 5};
 	struct event ev = {.client = slice_str("c1")};
 	uint64_t since[] = {10, 20};
+	uint64_t until[] = {30, 20};
 	struct filter f = {.since = since};
 
 	(void)state;
 	assert_false(filter_applies(&f, &sub, 0, 9, &ev));
 	assert_true(filter_applies(&f, &sub, 0, 10, &ev));
 	assert_false(filter_applies(&f, &sub, 1, 19, &ev));
+	f.until = until;
+	assert_true(filter_applies(&f, &sub, 0, 29, &ev));
+	assert_false(filter_applies(&f, &sub, 0, 30, &ev));
+	assert_false(filter_applies(&f, &sub, 1, 20, &ev)); /* it ends where it begins */
 	f.no_local = true;
 	assert_true(filter_applies(&f, &sub, 0, 10, &ev)); /* no session: nobody's own */
 	sub.session = &me;

@@ -54,6 +54,9 @@ static struct {
 	char subscribed_text[64];
 	enum session_start_at start;
 	uint64_t start_value;
+	bool bounded;
+	enum session_start_at until;
+	uint64_t until_value;
 	uint16_t acked_id;
 	uint8_t acked_reason;
 
@@ -121,6 +124,9 @@ void session_subscribe(struct session *s, const struct session_subscribe *req)
 	         (int)req->filters[0].filter.n, req->filters[0].filter.p);
 	fake.start = req->start;
 	fake.start_value = req->start_value;
+	fake.bounded = req->bounded;
+	fake.until = req->until;
+	fake.until_value = req->until_value;
 	req->done(s->conn, req->packet_id, reasons, req->n, NULL);
 }
 
@@ -1030,13 +1036,13 @@ static void test_subscribe(void **state)
 	assert_int_equal(fake.start, SESSION_START_NEW);
 }
 
-static void subscribe_from(const char *start)
+static void subscribe_with(const char *property, const char *value)
 {
 	struct mqtt_filter f = {.filter = slice_str("in/#"), .qos = 1};
 	struct mqtt_props props = {0};
 	struct buf user = {0};
 
-	mqtt_put_user(&user, slice_str("leat-start"), slice_str(start));
+	mqtt_put_user(&user, slice_str(property), slice_str(value));
 	props.extra = buf_slice(&user);
 	subscribe(&f, 1, &props);
 	expect(MQTT_SUBACK);
@@ -1076,13 +1082,39 @@ static void test_subscribe_start(void **state)
 	(void)state;
 	connected(MQTT_V5);
 	for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
-		subscribe_from(good[i].text);
+		subscribe_with("leat-start", good[i].text);
 		assert_int_equal(rig.p.suback.reasons.p[0], 1);
 		assert_int_equal(fake.start, good[i].at);
 		assert_int_equal(fake.start_value, good[i].value);
 	}
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-		subscribe_from(bad[i]);
+		subscribe_with("leat-start", bad[i]);
+		assert_int_equal((uint8_t)rig.p.suback.reasons.p[0],
+		                 MQTT_REASON_IMPLEMENTATION_ERROR);
+		expect_why("RFC 3339");
+	}
+}
+
+static void test_subscribe_until(void **state)
+{
+	static const char *const bad[] = {
+	        "", "new", "earliest", "seq:0", "seq:", "time:", "time:2999-01-01T00:00:00Z"};
+
+	(void)state;
+	connected(MQTT_V5);
+	subscribe_with("leat-start", "earliest");
+	assert_false(fake.bounded);
+	subscribe_with("leat-until", "now");
+	assert_true(fake.bounded);
+	assert_int_equal(fake.until, SESSION_START_HEAD);
+	subscribe_with("leat-until", "seq:7");
+	assert_int_equal(fake.until, SESSION_START_SEQ);
+	assert_int_equal(fake.until_value, 8); /* the first that it does not get */
+	subscribe_with("leat-until", "time:1970-01-01T00:00:01Z");
+	assert_int_equal(fake.until, SESSION_START_TIME);
+	assert_int_equal(fake.until_value, 1000);
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		subscribe_with("leat-until", bad[i]);
 		assert_int_equal((uint8_t)rig.p.suback.reasons.p[0],
 		                 MQTT_REASON_IMPLEMENTATION_ERROR);
 		expect_why("RFC 3339");
@@ -1351,6 +1383,7 @@ int main(void)
 	        T(test_cloud_event),
 	        T(test_subscribe),
 	        T(test_subscribe_start),
+	        T(test_subscribe_until),
 	        T(test_subscribe_v311),
 	        T(test_unsubscribe_and_ping),
 	        T(test_deliver),
