@@ -316,6 +316,34 @@ static void test_stored_during_the_first_read(void **state)
 	node_release(&n);
 }
 
+/* A node tells of events that are not there, in partitions that are not there: who waits for events
+ * goes on getting them. */
+static void test_wrong_hints(void **state)
+{
+	struct node n;
+	struct client c = {0};
+
+	(void)state;
+	node_init_with(&n, 0, 0);
+	connect_as(&n, &c, "c", true, 0, 100);
+	subscribe(&c, "#", 1);
+	publish_many(&n, "t", 0, 10);
+	until(&n, c.n_got == 10);
+	for (unsigned i = 10; i < 50; i += 10) {
+		struct bus_head heads[] = {{n.tenant.id, 0, UINT64_MAX - 50 + i},
+		                           {n.tenant.id, 60000, 7},
+		                           {n.tenant.id + 1, 0, 7},
+		                           {n.tenant.id, 0, 1}};
+
+		assert_true(dispatch_hinted(n.dispatch, heads, 4));
+		publish_many(&n, "t", i, i + 10);
+		until(&n, c.n_got == i + 10);
+	}
+	assert_got(&c, 0, 50);
+	free(c.got);
+	node_release(&n);
+}
+
 static void test_start_positions(void **state)
 {
 	struct node n;
@@ -406,6 +434,7 @@ int main(void)
 	        cmocka_unit_test(test_generation),
 	        cmocka_unit_test(test_cursors_after_an_outage),
 	        cmocka_unit_test(test_stored_during_the_first_read),
+	        cmocka_unit_test(test_wrong_hints),
 	        cmocka_unit_test(test_start_positions),
 	        cmocka_unit_test(test_unsubscribe),
 	        cmocka_unit_test(test_drain_releases),
