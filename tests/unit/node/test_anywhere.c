@@ -570,21 +570,29 @@ static void test_a_new_generation(void **state)
 static void test_a_consumer_leaves_meanwhile(void **state)
 {
 	struct client *there;
+	struct client *stays;
 
 	(void)state;
 	join(0, 0);
 	world.clients[1].holds = true;
 	there = join(1, 1);
-	join(2, 1);
+	world.clients[2].holds = true;
+	stays = join(2, 1);
 	sim_loop_run_for(20);
 	publish_at(2, 30);
 	sim_loop_run_for(50);
 	assert_int_equal(there->n_got, 10);
+	assert_int_equal(stays->n_got, 10);
 	sim_crash(world.sim);
 	sim_loop_run_for(5);
 	leave(there);
+	sim_loop_run_for(2000);
+	for (size_t i = 0; i < 10; i++)
+		ack(stays, stays->got[i]);
 	until_settled(3000);
 	assert_int_equal(world.again_after_settled, 0);
+	for (size_t i = 0; i < 10; i++)
+		assert_int_equal(world.times[stays->got[i].n], 1);
 }
 
 /* A link that takes nothing holds nobody up. */
