@@ -352,6 +352,7 @@ struct remote {
 	struct subscription *sub;
 	struct id128 peer;
 	bool attached;    /* it has members; else it may still have something in flight */
+	bool telling;     /* what it has in flight, and there is more to come */
 	bool awaited;     /* asked what it has in flight, and has not told */
 	bool flying;      /* it had something in flight before it was attached */
 	bool blocked;     /* its link takes no more until it says so */
@@ -366,6 +367,7 @@ static inline struct remote *remote_of(struct consumer *c)
 }
 
 struct remote *remote_get(struct subscription *s, const struct id128 *peer); /* finds or makes */
+void remote_next_round(struct remote *r);
 struct remote *remote_find(const struct subscription *s, const struct id128 *peer);
 void remote_free(struct remote *r);   /* what it had in flight is returned */
 void remote_detach(struct remote *r); /* nothing more is sent to it */

@@ -28,7 +28,8 @@ static void ask(struct subscription *s, const struct id128 *peer)
 
 	remote_detach(r);
 	r->flying = false;
-	r->round = r->round == UINT16_MAX ? 1 : r->round + 1;
+	r->telling = false;
+	remote_next_round(r);
 	r->awaited = true;
 	s->n_awaited++;
 }

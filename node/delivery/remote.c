@@ -38,6 +38,11 @@ struct remote *remote_get(struct subscription *s, const struct id128 *peer)
 	return r;
 }
 
+void remote_next_round(struct remote *r)
+{
+	r->round = r->round == UINT16_MAX ? 1 : r->round + 1;
+}
+
 /* It is among the consumers while it has some. */
 static void set_workers(struct remote *r, uint32_t n)
 {
@@ -264,7 +269,8 @@ static void return_unnamed(void *arg, struct feed_entry *e)
 		place_return(u->pl, e);
 }
 
-/* It has told all: what it did not name got lost on the way. */
+/* It has told all: what it did not name got lost on the way, or came when it took nothing from us.
+ */
 static void told_all(struct remote *r)
 {
 	struct subscription *s = r->sub;
@@ -287,14 +293,16 @@ void remote_on_held(struct subscription *s, const struct id128 *peer, const stru
 	if (s->state != SUBSCRIPTION_ACTIVE)
 		return;
 	r = remote_get(s, peer);
+	if (!r->telling)
+		remote_next_round(r);
 	if (s->places && (m->epoch == s->epoch || m->epoch + 1 == s->epoch)) {
 		for (size_t i = 0; i < m->n_deliveries; i++)
 			adopt(r, &m->deliveries[i]);
 	}
-	if (m->n_deliveries == PEER_DELIVERIES_MAX)
+	r->telling = m->n_deliveries == PEER_DELIVERIES_MAX;
+	if (r->telling)
 		return;
-	if (r->awaited)
-		told_all(r);
+	told_all(r);
 	if (!r->attached && !r->flying)
 		remote_free(r);
 	subscription_wake(s);
