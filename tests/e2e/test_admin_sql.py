@@ -492,6 +492,40 @@ def test_dead_letters(console):
     assert len(kinds) == 5 and kinds[0] == {"kind": "retry", "subscription": "work", "topic": "orders/ä"}
 
 
+def test_a_running_queue(console):
+    """Made by SQL, consumed, its dead letters tried again by their own queue, paused and resumed."""
+    tenant, signer = console.tenant()
+    worker, publisher = console.enter(signer), console.enter(signer)
+    publisher.publish("orders/1", b"early")
+    console.call("subscription_create", tenant, "queue", "", "work", "orders/#", "earliest")
+    worker.subscribe("$queue/work")
+    assert worker.receive(timeout=SOON_S * stack.SLOW).payload == b"early"
+
+    for i in range(3):
+        publisher.publish("orders/1", b"%d" % i)
+        p = worker.receive(ack=False)
+        worker.send(mqtt.puback(p.packet_id, 0x99, [("reason_string", "no stock")]))
+    wait_for(lambda: len(console.rows("SELECT 1 FROM dead_letters WHERE tenant=%s", tenant)) == 3, what="dead letters")
+    rows = console.rows("SELECT * FROM dead_letters WHERE tenant=%s ORDER BY dead_letter_id", tenant, by=console.read)
+    assert [(r["name"], r["topic"], r["payload"]) for r in rows] == [("work", "orders/1", str(i)) for i in range(3)]
+    assert "no stock" in rows[0]["reason"] + rows[0]["history"]
+
+    console.call("dead_letter_redrive", rows[0]["dead_letter_id"])
+    again = worker.receive(timeout=SOON_S * stack.SLOW)
+    assert again.payload == b"0" and ("leat-attempt", "1") in again.all("user")
+    assert console.call("dead_letter_redrive_all", tenant, "queue", "", "work", None, 10, 2) == ((2,),)
+    assert {worker.receive(timeout=2 * SOON_S * stack.SLOW).payload for _ in range(2)} == {b"1", b"2"}
+    wait_for(lambda: console.rows("SELECT 1 FROM timers WHERE tenant=%s", tenant) == (), what="all are done")
+
+    console.settled(tenant)
+    console.call("subscription_pause", tenant, "queue", "", "work")
+    assert worker.silent(SOON_S)
+    publisher.publish("orders/1", b"later")
+    assert worker.silent(1)
+    console.call("subscription_resume", tenant, "queue", "", "work")
+    assert worker.receive(timeout=SOON_S * stack.SLOW).payload == b"later"
+
+
 def test_discard(console):
     tenant, _ = console.tenant()
     queue = console.subscription(tenant, 3, "", "work")
