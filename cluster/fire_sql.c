@@ -18,6 +18,7 @@
 #include "cluster/bus_sql_impl.h"
 #include "cluster/flush_sql.h"
 #include "cluster/gather.h"
+#include "cluster/schedule_sql.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -27,6 +28,8 @@ enum {
 	OVERLAP_MS = 1000,   /* a look begins so much before what was moved last */
 	FULL_LOOK_MS = 2000, /* every so often a look begins at the beginning */
 	TENANTS_STEP = 64,
+	LATE_STEP = 256,
+	TICKS_MAX = 100,        /* of schedules, in one transaction */
 	FAIR_TENANTS_MAX = 100, /* that get a share of one transaction */
 	READ_FIRST = 64,        /* rows read at once, until their size is known */
 	READ_MAX = 500,
@@ -65,6 +68,8 @@ struct firing {
 	uint64_t flush_no;
 	struct gather gather;
 	uint64_t *base_seqs;
+	uint64_t *late_ms; /* of each event moved */
+	size_t n_late;
 };
 
 /* ---- what is due --------------------------------------------------------------------------------
@@ -261,6 +266,13 @@ static size_t rows_to_read(const struct firing *f, size_t done)
 	return rows < f->n - done ? rows : f->n - done;
 }
 
+static void add_late(struct firing *f, uint64_t late_ms)
+{
+	if (f->n_late % LATE_STEP == 0)
+		f->late_ms = xrealloc(f->late_ms, (f->n_late + LATE_STEP) * sizeof *f->late_ms);
+	f->late_ms[f->n_late++] = late_ms;
+}
+
 /* In the order in which they are due, until the flush is full. */
 static enum sql_outcome take_events(struct sql_conn *c, struct firing *f)
 {
@@ -276,8 +288,12 @@ static enum sql_outcome take_events(struct sql_conn *c, struct firing *f)
 		done = to;
 	}
 	f->left |= done < f->n;
-	for (size_t i = 0; i < f->n; i++)
-		f->n_moved += f->due[i].moved;
+	for (size_t i = 0; i < f->n; i++) {
+		if (!f->due[i].moved)
+			continue;
+		f->n_moved++;
+		add_late(f, f->due[i].late_ms);
+	}
 	return o;
 }
 
@@ -300,6 +316,24 @@ static enum sql_outcome delete_moved(struct sql_conn *c, const struct firing *f)
 	}
 	buf_release(&ids);
 	return o == SQL_OK && deleted != f->n_moved ? SQL_RETRY : o;
+}
+
+/* ---- ticks --------------------------------------------------------------------------------------
+ */
+
+static void on_tick(void *arg, uint64_t late_ms)
+{
+	add_late(arg, late_ms);
+}
+
+static enum sql_outcome take_ticks(struct sql_conn *c, struct firing *f)
+{
+	struct schedule_ticks ticks = {
+	        .limit = TICKS_MAX, .gather = &f->gather, .on_tick = on_tick, .arg = f};
+	uint64_t in_ms;
+	enum sql_outcome o = schedule_sql_next(c, &in_ms);
+
+	return o == SQL_OK && in_ms == 0 ? schedule_sql_tick(c, &ticks) : o;
 }
 
 /* ---- the transaction ----------------------------------------------------------------------------
@@ -366,9 +400,16 @@ static int on_next(void *arg, const struct sql_cell *cells, unsigned n)
 static enum sql_outcome look_ahead(struct sql_conn *c, struct firing *f)
 {
 	struct sql_param from = sql_u64(f->full ? 0 : f->state.from_ms * 1000);
+	uint64_t tick_in_ms;
+	enum sql_outcome o;
 
 	f->req->next_in_ms = UINT64_MAX;
-	return sql_query(c, STMT_FIRE_NEXT, &from, 1, on_next, f->req);
+	o = sql_query(c, STMT_FIRE_NEXT, &from, 1, on_next, f->req);
+	if (o == SQL_OK)
+		o = schedule_sql_next(c, &tick_in_ms);
+	if (o == SQL_OK && tick_in_ms < f->req->next_in_ms)
+		f->req->next_in_ms = tick_in_ms;
+	return o;
 }
 
 static enum sql_outcome move(struct sql_conn *c, struct firing *f)
@@ -381,6 +422,8 @@ static enum sql_outcome move(struct sql_conn *c, struct firing *f)
 		o = take_events(c, f);
 	if (o == SQL_OK)
 		o = delete_moved(c, f);
+	if (o == SQL_OK)
+		o = take_ticks(c, f);
 	gather_seal(&f->gather);
 	if (o == SQL_OK)
 		o = append(c, f);
@@ -421,11 +464,9 @@ static void take_results(struct firing *f)
 	req->batches = f->gather.batches;
 	f->gather.n = 0;
 	f->gather.batches = NULL;
-	req->late_ms = xcalloc(f->n_moved + 1, sizeof *req->late_ms);
-	for (size_t i = 0; i < f->n; i++) {
-		if (f->due[i].moved)
-			req->late_ms[req->n_late++] = f->due[i].late_ms;
-	}
+	req->late_ms = f->late_ms;
+	req->n_late = f->n_late;
+	f->late_ms = NULL;
 }
 
 static void fire_done(void *arg, enum sql_outcome outcome)
@@ -444,6 +485,7 @@ static void fire_done(void *arg, enum sql_outcome outcome)
 		batch_unref(f->due[i].one);
 	gather_release(&f->gather);
 	free(f->base_seqs);
+	free(f->late_ms);
 	free(f->tenants);
 	free(f->due);
 	free(f);

@@ -7,6 +7,19 @@
 
 enum { TRIES = 5 }; /* of a transaction that another one got in the way of */
 
+int admin_outcome(struct sql_conn *c, enum sql_outcome o, struct err *e)
+{
+	if (o == SQL_OK)
+		return 0;
+	if (o == SQL_UNKNOWN)
+		err_set(e, (int)o,
+		        "the connection was lost at COMMIT: it may be done or not; look first");
+	else
+		err_set(e, (int)o, "%.240s", sql_error(c));
+	sql_rollback(c);
+	return -1;
+}
+
 static int run_on(struct sql_conn *c, admin_fn *fn, const void *arg, struct err *e)
 {
 	for (int i = 1;; i++) {

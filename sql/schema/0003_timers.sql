@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS schedule (
   name           VARBINARY(255)    NOT NULL,
   cron           VARBINARY(255)    NOT NULL COMMENT 'five fields, or @every DURATION',
   zone           VARBINARY(64)     NOT NULL DEFAULT 'UTC' COMMENT 'IANA time zone the fields are read in',
-  state          TINYINT UNSIGNED  NOT NULL DEFAULT 1 COMMENT '1 active, 2 paused',
+  state          TINYINT UNSIGNED  NOT NULL DEFAULT 1 COMMENT '1 active, 2 paused, 3 not understood: see audit',
   next_at        DATETIME(3)       NULL COMMENT 'UTC, of its next tick; null = to be computed',
   ticks          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'published so far',
   topic          VARBINARY(1024)   NOT NULL,

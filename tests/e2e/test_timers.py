@@ -1,12 +1,13 @@
 """Scheduled publishes: they arrive when they are due and not before, once, whatever happens to the
 node that stored them or to the one that moves them; bad ones are refused with words."""
 
+import contextlib
 import datetime
 import time
 
 import pytest
 
-from leat import mqtt
+from leat import mqtt, stack
 from leat.stack import Node
 
 
@@ -177,3 +178,88 @@ def test_leader_dies(client, pair, topic, cid):
     got = [int(m.payload) for m in s.receive_many(200, timeout=30)]
     assert sorted(got) == list(range(200))
     assert s.silent(1)
+
+
+# ---- schedules ----------------------------------------------------------------------------------
+
+def leat_schedule(node, verb, *argv, **kw):
+    return stack.leat("schedule", verb, *argv, "--tenant", "alpha", "--db", node.dsn, **kw)
+
+
+def query(node, text, *args):
+    with contextlib.closing(stack.connect(node.dsn)) as c, c.cursor() as q:
+        q.execute(text, args)
+        return q.fetchall()
+
+
+def ticks_of(node, topic):
+    return [r[0] for r in query(node, "SELECT id FROM event WHERE topic = %s ORDER BY seq", topic)]
+
+
+def test_schedule_ticks_once_whoever_leads(client, pair, topic, cid):
+    dead, other = pair if leads(pair[0]) else pair[::-1]
+    s = client(other)
+    s.subscribe(topic)
+    leat_schedule(other, "create", cid("every"), "--cron", "@every 1s", "-t", topic, "-m", "tick")
+    first = s.receive(timeout=5)
+    assert first.payload == b"tick"
+    s.receive_many(2, timeout=5)
+    dead.kill()
+    s.receive_many(4, timeout=20)
+    leat_schedule(other, "pause", cid("every"))
+    time.sleep(1.5)
+    ids = ticks_of(other, topic)
+    assert len(ids) == len(set(ids))
+    (state, count), = query(other, "SELECT state, ticks FROM schedules WHERE name = %s", cid("every"))
+    assert (state, count) == ("paused", len(ids))
+    time.sleep(1.5)
+    assert ticks_of(other, topic) == ids
+    times = [datetime.datetime.fromisoformat(i.split("@")[1].replace("Z", "+00:00")) for i in ids]
+    gaps = {(b - a).total_seconds() for a, b in zip(times, times[1:])}
+    assert all(g >= 1 and g == int(g) for g in gaps)  # the beat is kept; a gap is made up by one tick
+
+
+def test_schedule_by_fields(client, sql_node, topic, cid):
+    s = client(sql_node, tenant="alpha")
+    s.subscribe(topic)
+    leat_schedule(sql_node, "create", cid(), "--cron", "*/5 * * * MON-FRI", "--zone", "Europe/Berlin",
+                  "-t", topic, "-m", "{}", "--content-type", "application/json")
+    stack.wait_for(lambda: query(sql_node, "SELECT 1 FROM schedules WHERE name = %s AND next_at > "
+                                 "UTC_TIMESTAMP()", cid()), 5, "a next time")
+    query(sql_node, "UPDATE schedule SET next_at = UTC_TIMESTAMP() - INTERVAL 3 HOUR WHERE name = %s", cid())
+    got = s.receive(timeout=5)  # those missed are one
+    assert got.prop("content_type") == "application/json"
+    assert s.silent(1.5)
+    assert cid() in leat_schedule(sql_node, "list").stdout
+    leat_schedule(sql_node, "delete", cid())
+    assert cid() not in leat_schedule(sql_node, "list").stdout
+
+
+@pytest.mark.parametrize("cron,zone,words", [
+    ("61 * * * *", "UTC", "minute"), ("* * * *", "UTC", "five fields"), ("@every 0s", "UTC", "duration"),
+    ("@hourly", "Europe/Atlantis", "time zone"),
+])
+def test_bad_schedule_is_refused(sql_node, topic, cid, cron, zone, words):
+    done = leat_schedule(sql_node, "create", cid(), "--cron", cron, "--zone", zone, "-t", topic, "-m", "x",
+                         check=False)
+    assert done.returncode and words in done.stderr
+
+
+def test_schedule_that_cannot_be_understood_stops(sql_node, topic, cid):
+    """Whoever writes nonsense into the table finds it in the audit; the leader goes on."""
+    query(sql_node, "CALL schedule_create('alpha', %s, '0 0 30 2 *', 'UTC', %s, '', 'x')", cid(), topic)
+    stack.wait_for(lambda: query(sql_node, "SELECT 1 FROM schedules WHERE name = %s"
+                                 " AND state = 'not understood'", cid()), 5, "the state")
+    (detail,), = query(sql_node, "SELECT detail FROM audit WHERE action = 'schedule.error' AND target = %s",
+                       cid())
+    assert "never ticks" in detail
+
+
+def test_timer_command(client, sql_node, topic, cid):
+    p = client(sql_node, token=sql_node.signers["alpha"].token("alice"))
+    p.publish(f"$delayed/3600/{topic}", "x", **user(("leat-timer", cid())))
+    where = ["--tenant", "alpha", "--db", sql_node.dsn]
+    assert cid() in stack.leat("timer", "list", *where).stdout
+    stack.leat("timer", "cancel", cid(), "--subject", "alice", *where)
+    assert cid() not in stack.leat("timer", "list", *where).stdout
+    assert p.publish(f"$delayed/cancel/{cid()}").reason == 0x10
