@@ -73,7 +73,7 @@ def test_lines(good):
     assert "ok       version" in run.stdout
     assert "advice   connections" in run.stdout
     assert "why: every node keeps" in run.stdout
-    assert "change: SET GLOBAL max_connections=850" in run.stdout
+    assert "change: SET GLOBAL max_connections=970" in run.stdout
 
 
 def test_everything_wrong(tmp_path):
