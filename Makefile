@@ -238,6 +238,7 @@ $(B)/unit/cluster/test_bus_memory $(B)/unit/cluster/test_bus_sim $(B)/integratio
 $(B)/unit/cluster/test_sim: tests/sim_history.c
 $(B)/unit/node/test_sim_node: tests/sim_history.c tests/unit/node/mesh.c tests/unit/node/sim_loop.c
 $(B)/unit/node/test_anywhere: tests/unit/node/mesh.c tests/unit/node/sim_loop.c
+$(B)/unit/node/test_sim_queue: tests/unit/node/mesh.c tests/unit/node/sim_loop.c
 -include $(UNITS:=.d) $(INTEGRATIONS:=.d)
 
 # Sanitizers: the same sources in build/asan and build/tsan. Reports of programs that the tests start

@@ -179,8 +179,9 @@ static void report(struct place *pl, uint64_t seq, uint64_t stamp, enum peer_res
 	struct away *a = s->away;
 	struct peer_delivery *pd;
 
-	if (a->link != AWAY_ATTACHED)
-		return; /* the next owner is told when it asks */
+	if (a->link == AWAY_SEEKING)
+		return; /* the next owner is told when it asks; one that has asked, once we are
+		           attached */
 	if (a->n_settled == a->cap_settled) {
 		a->cap_settled = a->cap_settled ? a->cap_settled * 2 : 16;
 		a->settled = xrealloc(a->settled, a->cap_settled * sizeof *a->settled);

@@ -328,11 +328,16 @@ void retry_expect(struct queue *q, uint64_t in_ms)
 		q->due_ms = at;
 }
 
-/* It came back from a consumer that had it since before it was ours: the event is not here. */
+/* It came back from a consumer that had it since before it was ours: the event is not here. Or that
+ * consumer processed it, and the row can go. */
 static bool is_hollow(void *arg, struct feed_entry *e)
 {
 	struct queue *q = arg;
 
+	if (e->state == FEED_DONE) {
+		failure_done(q, e->seq);
+		return true;
+	}
 	if (e->state != FEED_READY || (q->loaded && retry_find(q, e->seq)))
 		return false;
 	row_free(q, e->seq);

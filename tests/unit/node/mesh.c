@@ -10,7 +10,7 @@
 struct mail {
 	STAILQ_ENTRY(mail) entry;
 	struct peer_message m;
-	void *blocks[5];
+	void *blocks[6];
 	size_t n_blocks;
 };
 
@@ -54,6 +54,27 @@ static const void *dup(struct mail *mail, const void *p, size_t n)
 	return copy;
 }
 
+/* Of all deliveries, in one block. */
+static void copy_reasons(struct mail *mail, const struct peer_message *m)
+{
+	struct peer_delivery *deliveries = (struct peer_delivery *)mail->m.deliveries;
+	size_t bytes = 0;
+	char *at;
+
+	for (size_t i = 0; i < m->n_deliveries; i++)
+		bytes += deliveries[i].reason.n;
+	at = xmalloc(bytes + 1);
+	mail->blocks[mail->n_blocks++] = at;
+	for (size_t i = 0; i < m->n_deliveries; i++) {
+		struct slice *reason = &deliveries[i].reason;
+
+		if (reason->n)
+			memcpy(at, reason->p, reason->n);
+		*reason = slice(at, reason->n);
+		at += reason->n;
+	}
+}
+
 static struct mail *mail_new(const struct peer_message *m)
 {
 	struct mail *mail = xcalloc(1, sizeof *mail);
@@ -64,6 +85,7 @@ static struct mail *mail_new(const struct peer_message *m)
 	mail->m.attributes = slice(dup(mail, m->attributes.p, m->attributes.n), m->attributes.n);
 	mail->m.body = slice(dup(mail, m->body.p, m->body.n), m->body.n);
 	mail->m.deliveries = dup(mail, m->deliveries, m->n_deliveries * sizeof *m->deliveries);
+	copy_reasons(mail, m);
 	return mail;
 }
 

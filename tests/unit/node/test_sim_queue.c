@@ -1,0 +1,476 @@
+/* A work queue on three linked nodes over the fault simulator: consumers that acknowledge, refuse,
+ * give up, hold too long and vanish; nodes that die. In the end every stored event was acknowledged
+ * or is a dead letter, no attempt has a number above the policy's, and of an ordered queue no event
+ * came before an earlier one of its key was over.
+ *
+ *     test_sim_queue --seed N     one seed
+ *     test_sim_queue --seeds N    that many */
+#include "base/log.h"
+#include "base/mem.h"
+#include "cluster/sim.h"
+#include "node/delivery/appender.h"
+#include "node/delivery/dispatch.h"
+#include "node/delivery/session.h"
+#include "node/net/loop.h"
+#include "tests/unit/node/mesh.h"
+#include "tests/unit/node/sim_loop.h"
+
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum {
+	NODES = 3,
+	CLIENTS = 5,
+	EVENTS = 120,
+	KEYS = 4,
+	HELD_MAX = 64,
+	ATTEMPTS = 4,
+	SETTLE_MAX_MS = 240000,
+	SEEDS_DEFAULT = 60,
+};
+
+struct node {
+	uint32_t no;
+	struct bus *bus;
+	struct loop *loop;
+	struct appender *appender;
+	struct dispatch *dispatch;
+};
+
+struct client {
+	uint32_t no;
+	struct node *node; /* NULL = away */
+	uint64_t conn_id;
+	struct session *session;
+	struct {
+		uint32_t event;
+		uint16_t packet_id;
+	} held[HELD_MAX];
+	size_t n_held;
+};
+
+struct event_state {
+	bool stored;
+	bool acked;
+	bool delivered;
+	uint64_t seq; /* 0 = not known */
+};
+
+static struct world {
+	struct sim *sim;
+	struct mesh *mesh;
+	struct tenant tenant;
+	struct node *nodes[NODES];
+	struct client clients[CLIENTS];
+	struct event_state events[EVENTS];
+	uint32_t published;
+	uint64_t last_conn;
+	uint64_t sub_id;
+	bool ordered;
+	bool calm;
+	char problem[200];
+} w;
+
+static bool chance(uint32_t of_1000)
+{
+	return sim_random(w.sim, 1000) < of_1000;
+}
+
+/* ---- what the store says ----------------------------------------------------------------------
+ */
+
+struct search {
+	uint32_t id;
+	bool dead;
+	size_t waiting;
+};
+
+static uint32_t id_of(const struct batch *b, uint32_t i)
+{
+	struct event ev;
+
+	batch_event(b, i, &ev);
+	return (uint32_t)strtoul(ev.payload.p, NULL, 10);
+}
+
+static void on_row(void *arg, const struct bus_failure *row)
+{
+	struct search *s = arg;
+
+	if (row->kind != BUS_FAILED_DEAD)
+		s->waiting++;
+	else if (id_of(row->batch, 0) == s->id)
+		s->dead = true;
+}
+
+static uint32_t key_of(uint32_t id)
+{
+	return id % KEYS;
+}
+
+static struct search look(uint32_t id)
+{
+	struct search s = {.id = id};
+
+	for (uint64_t sub = 1; sub < 8; sub++) /* whatever id it was given */
+		store_each_failure(sim_store(w.sim), sub, on_row, &s);
+	return s;
+}
+
+static bool is_over(uint32_t id)
+{
+	return w.events[id].acked || look(id).dead;
+}
+
+/* ---- clients ----------------------------------------------------------------------------------
+ */
+
+static bool can_send(void *conn)
+{
+	return ((struct client *)conn)->n_held < HELD_MAX;
+}
+
+static void check_order(uint32_t id)
+{
+	for (uint32_t i = 0; i < EVENTS; i++) {
+		const struct event_state *e = &w.events[i];
+
+		if (i != id && key_of(i) == key_of(id) && e->delivered && e->seq &&
+		    e->seq < w.events[id].seq && !is_over(i) && !w.problem[0])
+			snprintf(w.problem, sizeof w.problem, "%u came while %u was not over", id,
+			         i);
+	}
+}
+
+static void send(void *conn, const struct outgoing *out)
+{
+	struct client *c = conn;
+	uint32_t id = (uint32_t)strtoul(out->ev->payload.p, NULL, 10);
+
+	if (!out->attempt || out->attempt > ATTEMPTS)
+		snprintf(w.problem, sizeof w.problem, "attempt %u of event %u", out->attempt, id);
+	if (out->dup)
+		snprintf(w.problem, sizeof w.problem, "a new attempt with DUP");
+	w.events[id].delivered = true;
+	if (w.ordered && w.events[id].seq)
+		check_order(id);
+	c->held[c->n_held].event = id;
+	c->held[c->n_held++].packet_id = out->packet_id;
+}
+
+static void kick(void *conn, uint8_t reason, const char *text)
+{
+	struct client *c = conn;
+
+	(void)reason;
+	(void)text;
+	c->node = NULL;
+	c->session = NULL;
+	c->n_held = 0;
+}
+
+static const struct session_conn_ops conn_ops = {.can_send = can_send, .send = send, .kick = kick};
+
+static void leave(struct client *c)
+{
+	if (c->session)
+		session_detach(c->session, 0);
+	else
+		session_open_cancel(c->node->dispatch, c->conn_id);
+	kick(c, 0, NULL);
+}
+
+static void on_subscribed(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n,
+                          const char *text)
+{
+	(void)packet_id;
+	(void)n;
+	(void)text;
+	if (reasons[0] >= 0x80)
+		leave(conn);
+}
+
+static void on_open(void *conn, struct session *s, bool present, uint8_t reason, const char *text)
+{
+	struct client *c = conn;
+	struct session_filter f = {.filter = slice_str("$queue/work/#"), .qos = 1};
+	struct session_subscribe sub = {
+	        .filters = &f,
+	        .n = 1,
+	        .start = SESSION_START_EARLIEST,
+	        .policy = {.max_attempts = ATTEMPTS,
+	                   .ack_timeout_ms = 1000,
+	                   .backoff_ms = 50,
+	                   .backoff_max_ms = 200,
+	                   .max_failed = 20,
+	                   .ordered = w.ordered},
+	        .done = on_subscribed,
+	};
+
+	(void)present;
+	(void)reason;
+	(void)text;
+	if (!s) {
+		kick(c, 0, NULL);
+		return;
+	}
+	c->session = s;
+	session_start(s);
+	session_subscribe(s, &sub);
+}
+
+static void connect_client(struct client *c)
+{
+	char id[8];
+	struct session_open open = {.tenant = &w.tenant,
+	                            .subject = slice_str("alice"),
+	                            .receive_max = (uint16_t)(1 + sim_random(w.sim, 10)),
+	                            .clean_start = true,
+	                            .conn_id = ++w.last_conn,
+	                            .ops = &conn_ops,
+	                            .conn = c,
+	                            .done = on_open};
+
+	c->node = w.nodes[sim_random(w.sim, NODES)];
+	if (!c->node)
+		return;
+	c->conn_id = open.conn_id;
+	snprintf(id, sizeof id, "c%u", c->no);
+	open.client_id = slice_str(id);
+	session_open(c->node->dispatch, &open);
+}
+
+static void answer_one(struct client *c)
+{
+	size_t i = sim_random(w.sim, c->n_held);
+	uint32_t event = c->held[i].event;
+	uint16_t packet_id = c->held[i].packet_id;
+	uint8_t reason = w.calm || chance(700) ? 0 : chance(100) ? 0x99 : 0x80;
+
+	c->held[i] = c->held[--c->n_held];
+	if (!reason)
+		w.events[event].acked = true;
+	session_answer(c->session, packet_id, reason, slice_str("why"));
+}
+
+static void client_tick(struct client *c)
+{
+	if (!c->node) {
+		if (w.calm || chance(200))
+			connect_client(c);
+		return;
+	}
+	if (!w.calm && chance(10)) {
+		leave(c);
+		return;
+	}
+	if (!w.calm && chance(600))
+		return; /* it takes its time, at times too much */
+	for (uint64_t n = sim_random(w.sim, 4); n && c->session && c->n_held; n--)
+		answer_one(c);
+}
+
+/* ---- nodes ------------------------------------------------------------------------------------
+ */
+
+static void on_answer(void *arg, struct publisher to, enum append_result r, const char *reason)
+{
+	(void)arg;
+	(void)reason;
+	w.events[to.packet_id].stored = r == APPEND_STORED;
+}
+
+static void on_room(void *arg, uint64_t conn_id)
+{
+	(void)arg;
+	(void)conn_id;
+}
+
+static void on_stored(void *arg, struct batch *b)
+{
+	for (uint32_t i = 0; batch_base_seq(b) && i < batch_count(b); i++)
+		w.events[id_of(b, i)].seq = batch_base_seq(b) + i;
+	dispatch_stored(((struct node *)arg)->dispatch, b);
+}
+
+static void on_state(void *arg, enum bus_state state)
+{
+	struct node *n = arg;
+
+	appender_on_state(n->appender, state);
+	dispatch_on_state(n->dispatch, state);
+}
+
+static void node_start(uint32_t no)
+{
+	static const char *const names[] = {"n0", "n1", "n2"};
+	struct node *n = xcalloc(1, sizeof *n);
+	struct dispatch_settings ds = {.cache_bytes = sim_random(w.sim, 2) ? 2000 : 1 << 20};
+	struct appender_events ae = {
+	        .on_answer = on_answer, .on_room = on_room, .on_stored = on_stored, .arg = n};
+
+	n->no = no;
+	n->loop = loop_new();
+	n->bus = sim_bus_new(w.sim, names[no]);
+	n->bus->events = (struct bus_events){.on_state = on_state, .arg = n};
+	n->appender = appender_new(n->loop, n->bus, &ae);
+	n->dispatch = dispatch_new(n->loop, n->bus, &ds);
+	w.nodes[no] = n;
+	mesh_join(w.mesh, no, n->bus, n->dispatch);
+}
+
+static void node_kill(uint32_t no)
+{
+	struct node *n = w.nodes[no];
+
+	for (size_t i = 0; i < CLIENTS; i++) {
+		if (w.clients[i].node == n)
+			kick(&w.clients[i], 0, NULL);
+	}
+	w.nodes[no] = NULL;
+	mesh_leave(w.mesh, no);
+	dispatch_on_state(n->dispatch, BUS_DOWN);
+	sim_loop_turn();
+	n->bus->state = BUS_DOWN;
+	sim_bus_kill(n->bus);
+	dispatch_free(n->dispatch);
+	appender_free(n->appender);
+	loop_free(n->loop);
+	free(n);
+}
+
+static void publish(struct node *n)
+{
+	char topic[8];
+	char payload[32];
+	uint32_t id = w.published++;
+	struct event ev = {.qos = 1};
+
+	snprintf(topic, sizeof topic, "k%u", key_of(id));
+	snprintf(payload, sizeof payload, "%u..........", id);
+	ev.topic = slice_str(topic);
+	ev.payload = slice(payload, 8);
+	appender_publish(n->appender, &w.tenant, &ev, (struct publisher){1, id});
+}
+
+static void tick(void)
+{
+	for (uint32_t i = 0; i < NODES; i++) {
+		struct node *n = w.nodes[i];
+
+		if (!n && (w.calm || chance(20)))
+			node_start(i);
+		else if (n && (n->bus->state == BUS_ENDED || (!w.calm && chance(2))))
+			node_kill(i);
+		else if (n && w.published < EVENTS && chance(200))
+			publish(n);
+	}
+	for (size_t i = 0; i < CLIENTS; i++)
+		client_tick(&w.clients[i]);
+	for (uint32_t i = 0; i < NODES; i++) {
+		if (!w.nodes[i])
+			continue;
+		dispatch_on_others_stored(w.nodes[i]->dispatch);
+		dispatch_on_taken(w.nodes[i]->dispatch);
+	}
+	mesh_tick(w.mesh);
+	sim_loop_turn();
+	sim_loop_run_for(1 + sim_random(w.sim, 16));
+}
+
+/* ---- runs -------------------------------------------------------------------------------------
+ */
+
+static uint32_t owed(void)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < EVENTS; i++)
+		n += w.events[i].stored && !is_over(i);
+	return n;
+}
+
+static void run(void)
+{
+	uint64_t until;
+
+	while (w.published < EVENTS && !w.problem[0])
+		tick();
+	w.calm = true;
+	sim_set_faults(w.sim, &(struct sim_faults){0});
+	until = sim_now_ms(w.sim) + SETTLE_MAX_MS;
+	sim_loop_run_for(3000);
+	while (!w.problem[0] && sim_now_ms(w.sim) < until && (owed() || look(0).waiting))
+		tick();
+	if (!w.problem[0] && owed())
+		snprintf(w.problem, sizeof w.problem, "%u events neither done nor dead", owed());
+	else if (!w.problem[0] && look(0).waiting)
+		snprintf(w.problem, sizeof w.problem, "%zu rows left behind", look(0).waiting);
+}
+
+/* NULL, or what went wrong. */
+static const char *run_seed(uint64_t seed, bool trace)
+{
+	static char text[300];
+	struct sim_faults faults = SIM_FAULTS_HARSH;
+	struct sim_faults none = {0};
+
+	w = (struct world){.sim = sim_new(seed, seed % 3 ? &faults : &none)};
+	w.tenant = (struct tenant){.id = 1, .weight = 1, .partitions = 1};
+	w.ordered = seed % 2;
+	sim_loop_begin(w.sim);
+	sim_set_trace(w.sim, trace);
+	w.mesh = mesh_new(w.sim, 2);
+	for (uint32_t i = 0; i < NODES; i++)
+		node_start(i);
+	for (uint32_t i = 0; i < CLIENTS; i++)
+		w.clients[i].no = i;
+	run();
+	snprintf(text, sizeof text, "seed %" PRIu64 ": %s", seed, w.problem);
+	for (uint32_t i = 0; i < NODES; i++) {
+		if (w.nodes[i])
+			node_kill(i);
+	}
+	sim_run_for(w.sim, 10000);
+	sim_free(w.sim);
+	mesh_free(w.mesh);
+	sim_loop_end();
+	return w.problem[0] ? text : NULL;
+}
+
+static uint64_t seeds = SEEDS_DEFAULT;
+
+static void test_seeds(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= seeds; seed++) {
+		const char *problem = run_seed(seed, false);
+
+		if (problem)
+			fail_msg("%s", problem);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_seeds)};
+
+	log_set_level(LOG_ERROR);
+	if (argc == 3 && strcmp(argv[1], "--seed") == 0) {
+		const char *problem = run_seed(strtoull(argv[2], NULL, 10), true);
+
+		puts(problem ? problem : "every promise was kept");
+		return problem != NULL;
+	}
+	if (argc == 3 && strcmp(argv[1], "--seeds") == 0)
+		seeds = strtoull(argv[2], NULL, 10);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
