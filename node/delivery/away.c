@@ -642,16 +642,18 @@ void away_on_message(struct dispatch *d, const struct id128 *peer, const struct 
 	                                 ? share_find_id(d, m->tenant_id, m->subscription_id)
 	                                 : share_find(d, m->tenant_id, m->kind, m->name);
 
-	if (!s && m->type == PEER_DELIVER)
-		decline(d, peer, m);
-	if (!s || !away_is_from(s, peer))
-		return;
-	if (m->type == PEER_ATTACHED)
+	bool from_owner = s && away_is_from(s, peer);
+
+	if (m->type == PEER_DELIVER) {
+		if (from_owner && s->away->link == AWAY_ATTACHED && s->held_epoch == m->epoch)
+			on_deliver(s, m);
+		else
+			decline(d, peer, m);
+	} else if (from_owner && m->type == PEER_ATTACHED) {
 		on_attached(s, m);
-	else if (m->type == PEER_REFUSED)
+	} else if (from_owner) {
 		on_refused(s);
-	else if (s->away->link == AWAY_ATTACHED && s->held_epoch == m->epoch)
-		on_deliver(s, m);
+	}
 }
 
 /* ---- telling what is in flight -----------------------------------------------------------------
