@@ -48,6 +48,8 @@ void queue_free(struct queue *q)
 void queue_suspend(struct queue *q)
 {
 	failure_drop_all(q);
+	if (!q->sub->space->dispatch->up)
+		retry_forget(q);
 	retry_suspend(q);
 	ordering_release(&q->ordering);
 	q->breaker.probing = false;

@@ -153,6 +153,9 @@ void retry_done(struct queue *q, uint64_t timer_id); /* and it leaves the table 
 void retry_order_left(struct queue *q, uint64_t timer_id);
 void retry_order_made(struct queue *q, uint64_t timer_id, uint64_t key);
 void retry_suspend(struct queue *q);
+/* The database was lost, and may have lost what readers saw: timer ids may be given once more, to
+ * other events. */
+void retry_forget(struct queue *q);
 void retry_release(struct queue *q);
 
 #endif

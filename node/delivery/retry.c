@@ -110,7 +110,8 @@ static void row_take(struct queue *q, const struct bus_retry *r)
 	struct retry_row *row;
 
 	if (!e)
-		return; /* another node told meanwhile that it has it */
+		return;           /* another node told meanwhile that it has it */
+	row_free(q, r->timer_id); /* its entry was forgotten */
 	row = xcalloc(1, sizeof *row);
 	*row = (struct retry_row){
 	        .timer_id = r->timer_id,
@@ -130,6 +131,25 @@ static bool is_not_sent(void *arg, struct feed_entry *e)
 		return false; /* in flight to a consumer that is still there */
 	row_free(arg, e->seq);
 	return true;
+}
+
+/* One that waits for room with what came from another node (away.c) stays with it. */
+static bool is_void(void *arg, struct feed_entry *e)
+{
+	struct queue *q = arg;
+
+	if (e->state == FEED_READY && q->sub->away)
+		return false;
+	if (e->packet_id && e->holder->kind == CONSUMER_SESSION)
+		session_void_packet_id(session_of(e->holder), e->packet_id);
+	row_free(q, e->seq);
+	return true;
+}
+
+void retry_forget(struct queue *q)
+{
+	feed_unhold_if(&q->retry.feed, is_void, q);
+	q->n_done = 0;
 }
 
 void retry_suspend(struct queue *q)

@@ -455,6 +455,8 @@ void subscription_stored(struct subscription *s)
 
 void subscription_suspend(struct subscription *s)
 {
+	if (s->away && s->queue && !s->space->dispatch->up)
+		retry_forget(s->queue);
 	if (s->away)
 		return;
 	if (s->queue)
