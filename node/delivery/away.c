@@ -410,6 +410,8 @@ static void on_deliver(struct subscription *s, const struct peer_message *m)
 		         s->space->tenant_id, s->id, pd->seq, e.text);
 		return;
 	}
+	if (m->gap_from < m->gap_to && !pd->timer_id && pl->partition)
+		place_note_gap(pl, m->gap_from, m->gap_to);
 	take(pl, b, pd->stamp);
 }
 

@@ -290,7 +290,7 @@ bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct 
 void place_settle(struct place *pl, uint64_t seq);
 void place_return(struct place *pl, struct feed_entry *e); /* in flight no more: send it again */
 /* What c is sent of an event that matched as m says; *own is where its own options go. */
-void place_outgoing(const struct place *pl, const struct session *c, const struct event *ev,
+void place_outgoing(struct place *pl, const struct session *c, const struct event *ev,
                     struct batch *b, const struct match *m, struct match *own,
                     struct outgoing *out);
 /* What a consumer made of an event: for all but queues the same as settling it. */
@@ -299,7 +299,9 @@ void place_result(struct place *pl, uint64_t seq, enum peer_result result, struc
  */
 bool place_deliver(struct place *pl, struct consumer *c, uint64_t seq, const struct event *ev,
                    struct batch *b, const struct match *m, struct feed_entry *e);
-/* Events [from, to) are gone: it does not wait for them. */
+/* Events [from, to) are gone, which its next delivery tells of. */
+void place_note_gap(struct place *pl, uint64_t from, uint64_t to);
+/* The same; it does not wait for them. */
 void place_skip(struct place *pl, uint64_t from, uint64_t to);
 
 /* filter.c */

@@ -163,10 +163,13 @@ bool remote_deliver(struct place *pl, struct remote *r, uint64_t seq, struct bat
 	m.body = batch_body(one);
 	m.n_deliveries = 1;
 	m.deliveries = &pd;
+	m.gap_from = pl->gap.from;
+	m.gap_to = pl->gap.to;
 	r->blocked = !peer_send(d, &r->peer, &m);
 	batch_unref(one);
 	if (r->blocked)
 		return false;
+	pl->gap.to = 0; /* told */
 	if (!e)
 		e = feed_push(&pl->feed, seq, FEED_READY);
 	e->packet_id = r->round;

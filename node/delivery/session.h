@@ -50,9 +50,9 @@ struct outgoing {
 	bool retain;        /* Retain As Published kept it (later); else false */
 	const uint32_t *subscription_ids;
 	size_t n_subscription_ids;
-	uint32_t expiry_s;     /* remaining lifetime in seconds, rounded up; 0 = none */
-	const struct gap *gap; /* before it, of its subscription; NULL = none */
-	uint32_t attempt;      /* of a queue's event, from 1; 0 = it is not of a queue */
+	uint32_t expiry_s; /* remaining lifetime in seconds, rounded up; 0 = none */
+	struct gap gap;    /* before it, of its subscription; to 0 = none */
+	uint32_t attempt;  /* of a queue's event, from 1; 0 = it is not of a queue */
 };
 
 /* What a session asks of the connection it is attached to. `conn` is the attach argument. */

@@ -73,7 +73,7 @@ static void settle_unsent(struct place *pl, struct feed_entry *e)
 	place_settle(pl, e->seq);
 }
 
-void place_outgoing(const struct place *pl, const struct session *c, const struct event *ev,
+void place_outgoing(struct place *pl, const struct session *c, const struct event *ev,
                     struct batch *b, const struct match *m, struct match *own, struct outgoing *out)
 {
 	if (pl->sub->kind != BUS_SUB_SESSION) { /* each member has options of its own */
@@ -89,7 +89,9 @@ void place_outgoing(const struct place *pl, const struct session *c, const struc
 	        .n_subscription_ids = m->n_ids,
 	        .expiry_s = remaining_s(ev),
 	        .attempt = pl->sub->queue ? queue_attempt_of(pl->sub->queue, pl, b) : 0,
+	        .gap = pl->gap,
 	};
+	pl->gap.to = 0; /* told */
 }
 
 /* Send one event to a session; e is its entry if it waited. What began on an earlier connection,
@@ -101,13 +103,9 @@ static void send_to_session(struct place *pl, struct session *c, uint64_t seq,
 {
 	bool begun = e && e->packet_id;
 	struct match own;
-	struct gap gap = pl->gap;
 	struct outgoing out;
 
 	place_outgoing(pl, c, ev, b, m, &own, &out);
-	if (gap.to)
-		out.gap = &gap;
-	pl->gap.to = 0;
 	if (begun)
 		out.qos = 1;
 	pl->sub->space->dispatch->stats.delivered++;
@@ -241,16 +239,21 @@ void place_result(struct place *pl, uint64_t seq, enum peer_result result, struc
 }
 
 /* It is told of once, with the next delivery; what comes until then is added. */
-static void note_gap(struct place *pl, uint64_t from, uint64_t to)
+void place_note_gap(struct place *pl, uint64_t from, uint64_t to)
 {
-	struct dispatch_stats *stats = &pl->partition->space->dispatch->stats;
-
 	if (!pl->gap.to)
 		pl->gap = (struct gap){pl->partition->id, from, to};
 	if (from < pl->gap.from)
 		pl->gap.from = from;
 	if (to > pl->gap.to)
 		pl->gap.to = to;
+}
+
+static void note_gap(struct place *pl, uint64_t from, uint64_t to)
+{
+	struct dispatch_stats *stats = &pl->partition->space->dispatch->stats;
+
+	place_note_gap(pl, from, to);
 	stats->gaps++;
 	stats->gap_events += to - from;
 }

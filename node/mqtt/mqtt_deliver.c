@@ -99,8 +99,8 @@ static void send_publish(void *conn, const struct outgoing *o)
 	};
 
 	buf_clear(&m->more);
-	if (o->gap)
-		put_gap(&m->more, o->gap);
+	if (o->gap.to)
+		put_gap(&m->more, &o->gap);
 	if (o->attempt)
 		put_attempt(&m->more, o->attempt);
 	p.more = buf_slice(&m->more);

@@ -79,6 +79,8 @@ struct peer_message {
 	/* DELIVER: one delivery and its event as the journal keeps it (cluster/batch.h) */
 	struct slice attributes;
 	struct slice body;
+	uint64_t gap_from; /* and what of its partition was gone before it: [from, to) */
+	uint64_t gap_to;   /* 0 = nothing */
 
 	/* DELIVER (1), SETTLE, HELD: at most PEER_DELIVERIES_MAX; a HELD that is full is followed
 	 * by another, and what no part names is not in flight. HELD's epoch is the one they were

@@ -287,12 +287,16 @@ static void put_event(struct buf *b, const struct peer_message *m)
 {
 	put_long(b, m->attributes);
 	put_long(b, m->body);
+	put_u64(b, m->gap_from);
+	put_u64(b, m->gap_to);
 }
 
 static void get_event(struct reader *r, struct peer_message *m)
 {
 	m->attributes = get_long(r);
 	m->body = get_long(r);
+	m->gap_from = get_u64(r);
+	m->gap_to = get_u64(r);
 }
 
 static void put_flush(struct buf *b, const struct peer_message *m)

@@ -149,21 +149,13 @@ def test_gap_is_told_and_written_down(client, keeper, journal, topic, cid):
     assert metric(n, "leat_gap_events_total") == first - 2
 
 
-def pinned_queue(j):
-    """As a queue that retention waits for is stored; nobody consumes it."""
-    tenant, = j.rows("SELECT tenant_id FROM tenant WHERE name = 'alpha'")[0]
-    j.rows("INSERT INTO subscription(tenant_id,kind,subject,name,filters,expiry_s,pin)"
-           " VALUES (%s,3,'','jobs','[]',4294967295,1)", tenant)
-    sub, = j.rows("SELECT subscription_id FROM subscription WHERE name = 'jobs'")[0]
-    j.rows("INSERT INTO cursors(tenant_id,subscription_id,partition_id,epoch,acked_through,acked_ahead)"
-           " VALUES (%s,%s,0,0,0,'')", tenant, sub)
-    return sub
-
-
 def test_a_pinned_queue_makes_publishes_refused(client, keeper, journal, topic):
     n = keeper("--retention", "1s")
     j = journal(n)
-    sub = pinned_queue(j)
+    worker = n.connect(tenant="alpha")
+    queue = f"$queue/jobs/{topic}"
+    worker.subscribe(queue, props=[("user", ("leat-pin", "true"))])
+    worker.close()  # nobody works on it
     j.limit("max_stored_bytes", 20000)
     p, other = client(n), client(n, tenant="beta")
     old = client(n, version=4)
@@ -180,11 +172,12 @@ def test_a_pinned_queue_makes_publishes_refused(client, keeper, journal, topic):
     assert old.closed(timeout=5) == []  # 3.1.1 has no word for it
     assert refused() and j.batches() == stored
     assert j.rows("SELECT COUNT(*) FROM storage_full")[0][0] == 1
-    done = j.head()[0] - 6  # it processed all but five
-    j.rows("UPDATE cursors SET acked_through = %s WHERE subscription_id = %s", done, sub)
+    worker = client(n)
+    worker.subscribe(queue)
+    worker.receive_many(j.head()[0] - 1)
     wait_for(lambda: not refused(), 10, "there is room again")
     j.consistent()
-    assert j.head()[1] == done + 1
+    assert j.head()[2] <= 20000
     assert len(j.audit("retention.full")) == len(j.audit("retention.room")) == 1
 
 
@@ -250,3 +243,39 @@ def test_a_stopped_retention_blocks_no_publish(client, keeper, journal, topic, w
     wait_for(lambda: j.head()[2] <= 20000, 20, "within the limit")
     j.consistent()
     assert longest[0] < 0.5 * SLOW, f"a publish waited {longest[0]:.2f} s"
+
+
+def test_gap_reaches_a_consumer_elsewhere(client, own_node, journal, work, topic):
+    """The share's owner finds the gap; whoever gets its next event is told, through the link."""
+    made = own_node(start=False)
+    key = os.path.join(work, "gap-cluster-key")
+    with open(os.open(key, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
+        f.write("0123456789abcdef" * 4)
+    nodes = [Node(os.path.join(work, f"gap-{i}"), made.dsn, name=f"gap{i}",
+                  extra=["--peer", "127.0.0.1:0", "--cluster-key", key, "--cache", "1MiB"])
+             for i in range(2)]
+    try:
+        for n in nodes:
+            n.signers, n.dsn = made.signers, made.dsn
+            n.start()
+        j = journal(made)
+        holder = nodes[0].connect(tenant="alpha", props=[("receive_maximum", 1)])
+        share = f"$share/g/{topic}"
+        holder.subscribe(share)
+        p = nodes[0].connect(tenant="alpha")
+        for i in range(400):
+            p.publish(topic, f"{i:04}" + 10 * BODY)
+        assert int(holder.receive(ack=False).payload[:4]) == 0
+        j.limit("max_stored_bytes", 300000)
+        wait_for(lambda: j.head()[2] <= 300000, 20, "within the limit")
+        other = nodes[1].connect(tenant="alpha")
+        other.subscribe(share)
+        got = [other.receive() for _ in range(20)]
+        gaps = [v for m in got for k, v in m.all("user") if k == "leat-gap"]
+        assert len(gaps) == 1 and gaps[0].startswith("0:"), gaps
+        for c in holder, p, other:
+            c.close()
+    finally:
+        for n in nodes:
+            if n.alive():
+                n.stop()

@@ -147,7 +147,7 @@ static void send(void *conn, const struct outgoing *out)
 	g->qos = out->qos;
 	g->dup = out->dup;
 	g->attempt = out->attempt;
-	g->gap = out->gap ? out->gap->to - out->gap->from : 0;
+	g->gap = out->gap.to ? out->gap.to - out->gap.from : 0;
 	if (c->auto_ack && out->packet_id) {
 		struct ack *a = xcalloc(1, sizeof *a);
 

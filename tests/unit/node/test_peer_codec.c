@@ -41,6 +41,8 @@ static struct peer_message sample(enum peer_type type, const struct peer_deliver
 	        .n_heads = 2,
 	        .heads = heads,
 	        .due_in_ms = 12345,
+	        .gap_from = 17,
+	        .gap_to = 1ull << 41,
 	};
 
 	m.policy.ordered = true;
