@@ -1,6 +1,6 @@
-/* The real appender, dispatch and sessions of two nodes over the fault simulator, with links that
+/* The real appender, dispatch and sessions of three nodes over the fault simulator, with links that
  * are slow and break, and hints that come late, in any order, or not at all: clients with durable
- * sessions that connect to either node, are thrown out, and come back, some of them consumers of a
+ * sessions that connect to any node, are thrown out, and come back, some of them consumers of a
  * share; nodes that die, or hand over first. The history says whether every acknowledged event
  * arrived, in order, and no cursor went back.
  *
@@ -30,7 +30,7 @@
 #include <cmocka.h>
 
 enum {
-	NODES = 2,
+	NODES = 3,
 	TENANTS = 2, /* 1 and 2 */
 	READERS = 4, /* clients that read everything of their tenant */
 	SHARERS = 4, /* clients that share it with the others of their tenant */
@@ -455,7 +455,7 @@ static void publish(struct node *n)
 	uint32_t topic = (uint32_t)sim_random(w->sim, 4) * NODES + n->no; /* each node its own */
 	uint32_t id = history_published(w->history, tenant, topic);
 	char payload[16];
-	struct event ev = {.topic = slice("abcdefgh" + topic, 1), .qos = 1};
+	struct event ev = {.topic = slice("abcdefghijkl" + topic, 1), .qos = 1};
 
 	w->published++;
 	snprintf(payload, sizeof payload, "%c%u", sim_random(w->sim, 40) ? 'e' : 'x', id);
@@ -465,7 +465,7 @@ static void publish(struct node *n)
 
 static void node_start(struct world *w, uint32_t no)
 {
-	static const char *const names[NODES] = {"n0", "n1"};
+	static const char *const names[NODES] = {"n0", "n1", "n2"};
 	struct node *n = xcalloc(1, sizeof *n);
 	struct dispatch_settings ds = {.cache_bytes = sim_random(w->sim, 2) ? 2000 : 1 << 20,
 	                               .linger_ms = sim_random(w->sim, 2) ? 50 : 2000};
@@ -532,6 +532,8 @@ static void node_kill(struct node *n)
 
 static void world_tick(struct world *w)
 {
+	uint64_t cut = sim_random(w->sim, NODES);
+
 	for (uint32_t i = 0; i < NODES; i++) {
 		struct node *n = w->nodes[i];
 
@@ -551,7 +553,7 @@ static void world_tick(struct world *w)
 			publish(n);
 	}
 	if (!w->calm && sim_random(w->sim, 60) == 0)
-		mesh_cut(w->mesh, 0, 1);
+		mesh_cut(w->mesh, (uint32_t)cut, (uint32_t)(cut + 1) % NODES);
 	if (w->calm || sim_random(w->sim, 4) == 0)
 		mesh_tick(w->mesh);
 	for (size_t i = 0; i < CLIENTS; i++)
