@@ -1,5 +1,7 @@
 #include "sql/rights.h"
 
+#include "sql/roles.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -64,11 +66,13 @@ static bool grant_names(const struct grant *g, const char *name)
 /* Is SCHEMA_node among the roles that this line grants? */
 static bool is_node_role(const char *line, size_t len, const char *schema)
 {
-	char name[80];
-	int n = snprintf(name, sizeof name, "`%s_node`", schema);
 	const char *to = memmem(line, len, " TO ", 4);
+	char name[80];
 
-	return to && n < (int)sizeof name && memmem(line, (size_t)(to - line), name, (size_t)n);
+	if (!to || strlen(schema) > ROLES_SCHEMA_MAX)
+		return false;
+	snprintf(name, sizeof name, "`%s_node`", schema);
+	return memmem(line, (size_t)(to - line), name, strlen(name)) != NULL;
 }
 
 void rights_parse(struct rights *r, const char *text, const char *schema)
