@@ -296,6 +296,8 @@ static void drop_results(struct bus_retries *req)
 	req->n = req->n_list = 0;
 }
 
+/* When the next is due is asked before what is due: a row whose time comes between the two is then
+ * found twice. The other way round nobody would look for it again. */
 static enum sql_outcome work_retries(struct sql_conn *c, void *arg)
 {
 	struct bus_job *job = arg;
@@ -304,14 +306,14 @@ static enum sql_outcome work_retries(struct sql_conn *c, void *arg)
 	struct list list = {.req = req};
 	struct sql_param params[] = {sql_u64(req->subscription_id),
 	                             sql_u64(req->limit + req->n_known + 1)};
-	enum sql_outcome o = sql_query(c, STMT_RETRY_DUE, params, 2, on_due, &due);
+	enum sql_outcome o = sql_query(c, STMT_RETRY_WAITING, params, 1, on_waiting, req);
 
+	if (o == SQL_OK)
+		o = sql_query(c, STMT_RETRY_DUE, params, 2, on_due, &due);
 	if (o == SQL_OK && due.n)
 		o = read_events(c, req, &due);
 	if (o == SQL_OK && req->list)
 		o = sql_query(c, STMT_RETRY_LIST, params, 1, on_listed, &list);
-	if (o == SQL_OK)
-		o = sql_query(c, STMT_RETRY_WAITING, params, 1, on_waiting, req);
 	if (o == SQL_OK && due.more)
 		req->next_in_ms = 0;
 	if (o != SQL_OK)
