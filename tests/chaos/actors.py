@@ -182,6 +182,7 @@ class Subscriber(Actor):
         super().__init__(node, history, name, version)
         self.filter, self.subscription = filter_, subscription or name
         self.think_s, self.hurry = think_s, threading.Event()
+        self.policy, self.batch = (), 20  # events taken before the first is answered
         self.ready = threading.Event()
         self.reconnects = 0
 
@@ -193,7 +194,7 @@ class Subscriber(Actor):
                     self.history.violation("sessions", f"{self.name}: its session is gone")
                     self.stopping.set()
                     return
-                c.subscribe(self.filter)
+                c.subscribe(self.filter, props=self.policy)
                 self.ready.set()
             self.reconnects += 1
             held = collections.deque()
@@ -212,8 +213,8 @@ class Subscriber(Actor):
                     continue
                 assert p.kind == mqtt.PUBLISH, str(p)
                 got.append((p.topic, parse(p.payload)))
-                held.append(p.packet_id)
-                if mqtt.split(c.buf) is None and len(got) >= 20:
+                held.append((p.packet_id, parse(p.payload)))
+                if mqtt.split(c.buf) is None and len(got) >= self.batch:
                     break
         except TimeoutError:
             pass
@@ -229,10 +230,13 @@ class Subscriber(Actor):
         keep = random.randrange(0, 30) if got and not self.think_s else 0
         data = []
         while len(held) > keep:
-            data.append(mqtt.puback(held.popleft(), version=self.version))
+            packet_id, key = held.popleft()
+            data.append(self.answer(packet_id, key))
         if data:
             c.send(b"".join(data))
 
+    def answer(self, packet_id, _):
+        return mqtt.puback(packet_id, version=self.version)
 
     def check_silence(self):
         """A node that cannot renew its session says nothing any more once its TTL is over."""
@@ -240,6 +244,47 @@ class Subscriber(Actor):
         if silent_from and time.monotonic() > silent_from:
             self.history.violation("self-fencing", f"{self.name} got an event from a node that had not "
                                                    "renewed its session for longer than its TTL")
+
+
+class Worker(Subscriber):
+    """A consumer of a work queue. Most events it processes; some it fails now and then, a few always, a
+    few it gives up at once, and some are too long in its hands."""
+
+    ATTEMPTS = 4
+    POLICY = {"leat-max-attempts": ATTEMPTS, "leat-backoff": "100ms", "leat-backoff-max": "400ms",
+              "leat-ack-timeout": "3s"}
+
+    def __init__(self, node, history, name, queue, filter_, ordered=False, version=5):
+        super().__init__(node, history, name, f"$queue/{queue}/{filter_}", queue, version)
+        if version == 5:
+            more = {"leat-ordered": "true"} if ordered else {}
+            self.batch = 1 if ordered else self.batch
+            self.policy = [("user", (k, str(v))) for k, v in {**self.POLICY, **more}.items()]
+
+    def answer(self, packet_id, key):
+        fate = hash(key) % 100
+        if self.version == 4:
+            return self.done(packet_id, key)
+        if fate == 0 or (fate < 12 and random.random() < 0.5):
+            return self.failed(packet_id, key, 0x80)
+        if fate == 12:
+            return self.failed(packet_id, key, 0x99)
+        if fate == 13 and random.random() < 0.02:
+            self.note(self.history.failed, key)
+            return b""  # its time runs out, and with it this connection
+        return self.done(packet_id, key)
+
+    def done(self, packet_id, key):
+        self.note(self.history.done, key)
+        return mqtt.puback(packet_id, version=self.version)
+
+    def failed(self, packet_id, key, reason):
+        self.note(self.history.failed, key)
+        return mqtt.puback(packet_id, reason)
+
+    def note(self, what, key):
+        with self.history.lock:
+            what[self.subscription].add(key)
 
 
 class CursorWatch(threading.Thread):

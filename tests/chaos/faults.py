@@ -139,6 +139,7 @@ class Faults:
     def fault_replace(self, node):
         """A node stands still, its successor begins, and then it goes on: it has to end itself."""
         old = node.process
+        node.wait_ready()
         node.signal(signal.SIGSTOP)
         self.world.proxy.command(node.peer_link, "target", node.moved())
         node.begin(wait=True)

@@ -78,6 +78,8 @@ class History:
         self.acked = set()             # (publisher, number, attempt)
         self.sent = defaultdict(int)   # (publisher, number): attempts
         self.delivered = defaultdict(list)  # subscription: [(topic, key)] in order
+        self.done = defaultdict(set)    # queue: keys a consumer acknowledged
+        self.failed = defaultdict(set)  # queue: keys a consumer did not, at least once
         self.violations = []           # found by actors as they go
         self.totals = defaultdict(int)
         self.journal = {}              # (publisher, number, attempt): (place, seq, topic)
@@ -113,6 +115,24 @@ class History:
             mine = {k: at for k, at in self.journal.items() if matches(filter_, at[2])}
             self._deliveries(name, mine, name not in unordered)
         self._roll(self.journal)
+
+    def check_queues(self, queues, dead):
+        """At the end of an epoch and before check_deliveries(). dead: {queue: [key of each dead letter
+        there ever was]}. Raises Violation."""
+        for name, filter_ in queues.items():
+            mine = {k for k, at in self.journal.items() if matches(filter_, at[2])}
+            letters = set(dead[name])
+            if len(letters) != len(dead[name]):
+                twice = {k for k in letters if dead[name].count(k) > 1}
+                raise Violation("dead-letter", f"{name} gave up twice: {some(sorted(twice))}")
+            open_ = mine - self.done[name] - letters
+            if open_:
+                raise Violation("dead-letter", f"{name}: neither acknowledged nor a dead letter: "
+                                               f"{some(sorted(open_))}")
+            blameless = (letters & mine) - self.failed[name]
+            if blameless:
+                raise Violation("dead-letter", f"{name} gave up what nobody failed: "
+                                               f"{some(sorted(blameless))}")
 
     def _journal_order(self, journal):
         last, seen = {}, set()
@@ -163,6 +183,8 @@ class History:
         self.acked.clear()
         self.sent.clear()
         self.delivered.clear()
+        self.done.clear()
+        self.failed.clear()
 
 
 def matches(filter_, topic):

@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 
-from actors import Publisher, Scheduler, Subscriber
+from actors import Publisher, Scheduler, Subscriber, Worker
 from history import History, Journal, Violation, matches, parse, some
 from leat import pki, stack
 from proxy import Proxy
@@ -168,7 +168,12 @@ class World:
         self.subscribers += self.slow
         self.subscriptions = {"sub-all": "k/#", "sub-v3": "k/+", "share": "k/#",
                               **{s.name: "k/both" for s in self.slow}}
-        self.unordered = {"share"}
+        self.queues = {"work": "k/#", "ordered": "k/both"} if self.options.queues else {}
+        for i in range(3 if self.queues else 0):
+            self.subscribers.append(Worker(door(i), h, f"work-{i}", "work", "k/#", version=4 if i == 1 else 5))
+            self.subscribers.append(Worker(door(i + 1), h, f"ordered-{i}", "ordered", "k/both", ordered=True))
+        self.subscriptions.update(self.queues)
+        self.unordered = {"share", "work"}
         self.publishers = [
             Publisher(door(0), h, 1, ["k/1", "k/both"], 40, rate=rate),
             Publisher(door(1), h, 2, ["k/2", "k/both", "k/two"], 40, version=4, rate=rate),
@@ -178,10 +183,13 @@ class World:
         ]
         h.no_order.add("k/later")
         self.actors = self.subscribers + self.publishers
-        for s in self.subscribers:
-            s.start()
-        self.wait(lambda: set(self.subscriptions) ==
-                  {s.subscription for s in self.subscribers if s.ready.is_set()}, "subscribing")
+        # Who makes a queue says its policy, which version 3 cannot.
+        for version, names in ((5, set(self.subscriptions) - {"sub-v3"}), (4, set(self.subscriptions))):
+            for s in self.subscribers:
+                if s.version == version:
+                    s.start()
+            self.wait(lambda: names <= {s.subscription for s in self.subscribers if s.ready.is_set()},
+                      "subscribing")
         for p in self.publishers:
             p.start()
         self.witness.start()
@@ -214,6 +222,14 @@ class World:
         rows = self.query("SELECT s.name FROM role r JOIN node_session s ON s.session_id=r.owner"
                           " WHERE r.role=1 AND s.state=1")
         return next((n for n in self.nodes for r in rows if r[0].decode() == f"chaos-{n.number}"), None)
+
+    def dead_letters(self):
+        """{queue: [key of each]}"""
+        out = {name: [] for name in self.queues}
+        for name, body in self.query("SELECT s.name, d.body FROM dead_letter d JOIN subscription s"
+                                     " ON s.subscription_id=d.subscription_id"):
+            out[name.decode()].append(parse(body))
+        return out
 
     def lateness(self):
         """[ms], sorted: how late what was due was moved."""
@@ -251,12 +267,12 @@ class World:
             elif state != "T":
                 n.stopped_until = 0
 
-    def wait(self, condition, what, seconds=RESUME_S):
+    def wait(self, condition, what, seconds=RESUME_S, who=None):
         end = time.monotonic() + seconds * stack.SLOW
         while not condition():
             self.broken()
             if time.monotonic() > end:
-                raise Violation("liveness", f"{what}: not within {seconds} s")
+                raise Violation("liveness", f"{what}: not within {seconds} s {who() if who else ''}")
             time.sleep(0.02)
 
     def places(self):
@@ -277,10 +293,10 @@ class World:
         for a in self.actors:
             a.meter.start()
 
-    def moving(self):
-        """Every publisher was answered and every subscription got something since start_meters()."""
+    def still(self):
+        """Publishers that were not answered and subscriptions that got nothing since the marks began."""
         got = {s.subscription for s in self.subscribers if s.meter.marks}
-        return all(p.meter.marks for p in self.publishers) and got == set(self.subscriptions)
+        return {p.name for p in self.publishers if not p.meter.marks} | (set(self.subscriptions) - got)
 
     def standstill(self):
         """The longest time without an answer, and without a delivery, since start_meters()."""
@@ -308,8 +324,9 @@ class World:
         if late:
             raise Violation("once", f"{len(late)} events appended after everything was answered, "
                                     f"the first {late[0][1]}: {late[0][3][:20]}")
-        self.history.check_deliveries(self.subscriptions, self.unordered)
         self.settled()
+        self.history.check_queues(self.queues, self.dead_letters())
+        self.history.check_deliveries(self.subscriptions, self.unordered)
         self.witness.check()
         self.go_home()
         for s in self.slow:
@@ -332,7 +349,9 @@ class World:
             time.sleep(0.1)
 
     def settled(self):
-        """Every delivery was acknowledged, so every cursor arrives at the head."""
+        """Every delivery was acknowledged, so every cursor arrives at the head; what failed was tried
+        again, until nothing waits for that."""
+        self.wait(lambda: not self.ask("SELECT 1 FROM timer LIMIT 1"), "every retry made")
         end = time.monotonic() + RESUME_S * stack.SLOW
         while behind := self.query("SELECT name, acked_through, next_seq, behind FROM subscription_lag "
                                    "WHERE tenant=%s AND behind>0", TENANT):
