@@ -301,6 +301,7 @@ static void put_timer(struct batch *b, const struct event *ev)
 	b->timers[b->n] = (struct batch_timer){
 	        .when = ev->when,
 	        .when_ms = ev->when_ms,
+	        .will_id = ev->will_id,
 	        .partition_id = ev->partition_id,
 	        .owner = batch_put_raw(b, ev->owner),
 	        .name = batch_put_raw(b, ev->name),
@@ -519,6 +520,7 @@ void batch_event(const struct batch *b, uint32_t i, struct event *out)
 
 		out->when = t->when;
 		out->when_ms = t->when_ms;
+		out->will_id = t->will_id;
 		out->partition_id = t->partition_id;
 		out->owner = place_slice(b, t->owner);
 		out->name = place_slice(b, t->name);

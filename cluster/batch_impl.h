@@ -48,6 +48,7 @@ struct batch_item {
 /* What a scheduled event has besides. */
 struct batch_timer {
 	uint64_t when_ms;
+	uint64_t will_id;
 	uint32_t partition_id;
 	uint8_t when;
 	bool missing;

@@ -11,15 +11,16 @@
 
 #include <stdint.h>
 
-/* When it is to be published. All but EVENT_NOW stand in batches of BATCH_SCHEDULED only; the last
- * three are no events but say something about one that waits, by its owner and name. */
+/* When it is to be published. All but EVENT_NOW stand in batches of BATCH_SCHEDULED only; those
+ * after EVENT_WILL are no events but say something about one that waits, by its owner and name. */
 enum event_when {
 	EVENT_NOW,
 	EVENT_AT,          /* at when_ms, milliseconds since 1970 */
 	EVENT_AFTER,       /* when_ms after it was stored, by the database's clock */
 	EVENT_WILL,        /* when_ms after its client, or that one's node session, was lost */
 	EVENT_WILL_LOST,   /* the client of this will is lost: its delay begins */
-	EVENT_WILL_CANCEL, /* the will is not to be published */
+	EVENT_WILL_DROP,   /* it took its leave: this will is not to be published */
+	EVENT_WILL_CANCEL, /* it is back in time: nor one whose delay runs */
 	EVENT_CANCEL,      /* nor the scheduled event */
 };
 
@@ -52,6 +53,7 @@ struct event {
 	uint8_t when;          /* enum event_when */
 	uint64_t when_ms;      /* see there */
 	uint32_t partition_id; /* where it goes then, as things were when it was stored */
+	uint64_t will_id;      /* a will, and what is said about it: which one */
 	struct slice owner;    /* subject whose name it is */
 	struct slice name;     /* scheduled: the publisher's, to cancel or replace it, or empty;
 	                        * will: the client id */

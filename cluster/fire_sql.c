@@ -23,12 +23,14 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
 	OVERLAP_MS = 1000,   /* a look begins so much before what was moved last */
 	FULL_LOOK_MS = 2000, /* every so often a look begins at the beginning */
 	TENANTS_STEP = 64,
 	LATE_STEP = 256,
+	ORPHANS_MAX = 64,
 	TICKS_MAX = 100,        /* of schedules, in one transaction */
 	FAIR_TENANTS_MAX = 100, /* that get a share of one transaction */
 	READ_FIRST = 64,        /* rows read at once, until their size is known */
@@ -435,13 +437,54 @@ static enum sql_outcome move(struct sql_conn *c, struct firing *f)
 	return o == SQL_OK ? sql_commit(c) : o;
 }
 
+/* ---- wills of ended node sessions ---------------------------------------------------------------
+ */
+
+struct orphans {
+	size_t n;
+	struct id128 sessions[ORPHANS_MAX];
+};
+
+static int on_orphan(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	struct orphans *l = arg;
+
+	if (!n || cells[0].bytes.n != sizeof l->sessions->b || l->n == ORPHANS_MAX)
+		return 1;
+	memcpy(l->sessions[l->n++].b, cells[0].bytes.p, sizeof l->sessions->b);
+	return 0;
+}
+
+/* Their clients are lost, as far as anybody can tell: the wills are due, in a transaction of its
+ * own. */
+static enum sql_outcome free_orphans(struct sql_conn *c, struct firing *f)
+{
+	struct sql_param limit = sql_u64(ORPHANS_MAX);
+	struct orphans l = {0};
+	enum sql_outcome o = sql_query(c, STMT_WILL_ORPHANS, &limit, 1, on_orphan, &l);
+
+	if (o != SQL_OK || !l.n)
+		return o;
+	o = fence(c, f);
+	for (size_t i = 0; o == SQL_OK && i < l.n; i++) {
+		struct sql_param session = param_session(&l.sessions[i]);
+
+		o = sql_exec(c, STMT_WILL_ORPHANED, &session, 1);
+	}
+	return o == SQL_OK ? sql_commit(c) : o;
+}
+
 static enum sql_outcome work_fire(struct sql_conn *c, void *arg)
 {
 	struct bus_job *job = arg;
 	struct firing *f = job->more;
-	enum sql_outcome o = look_ahead(c, f);
+	enum sql_outcome o = SQL_OK;
 
 	f->me = &job->me;
+	if (f->full)
+		o = free_orphans(c, f);
+	if (o == SQL_OK)
+		o = look_ahead(c, f);
 	if (o != SQL_OK || f->req->next_in_ms > 0)
 		return o;
 	return move(c, f);

@@ -474,7 +474,7 @@ enum sql_outcome store_fire(struct store *s, const struct id128 *me, struct bus_
 	req->n_late = 0;
 	req->late_ms = NULL;
 	if (session && session->live)
-		o = store_leader_fire(s->leader, me, req, &due);
+		o = store_leader_fire(s->leader, me, is_live, s, req, &due);
 	req->n = due.n;
 	req->batches = due.batches;
 	req->writer_no = WRITER_NO_LEADER;

@@ -25,6 +25,7 @@ struct row {
 	uint32_t rank;   /* of a crowd: its place among those of its tenant */
 	uint64_t due_ms; /* wall clock; NEVER = not before something else happens */
 	bool will;
+	bool detached;           /* a will that has no name any more: it is due */
 	struct id128 session_id; /* will: its client's node */
 	struct batch *one;       /* the scheduled event alone; its name and owner are in it */
 };
@@ -120,11 +121,27 @@ static void row_remove(struct store_leader *l, size_t i)
 	l->rows[i] = l->rows[--l->n];
 }
 
+static uint64_t delay_of(const struct row *r)
+{
+	struct event ev;
+
+	batch_event(r->one, 0, &ev);
+	return ev.when_ms;
+}
+
+static uint64_t will_of(const struct row *r)
+{
+	struct event ev;
+
+	batch_event(r->one, 0, &ev);
+	return ev.will_id;
+}
+
 static bool row_is(const struct row *r, uint32_t tenant_id, const struct event *ev, bool will)
 {
 	struct event mine;
 
-	if (r->tenant_id != tenant_id || r->will != will)
+	if (r->tenant_id != tenant_id || r->will != will || r->detached)
 		return false;
 	batch_event(r->one, 0, &mine);
 	return slice_eq(mine.owner, ev->owner) && slice_eq(mine.name, ev->name);
@@ -142,6 +159,33 @@ static bool cancel(struct store_leader *l, uint32_t tenant_id, const struct even
 	return false;
 }
 
+/* As timer_sql.c's change_will(). */
+static void change_will(struct store_leader *l, uint32_t tenant_id, const struct event *ev)
+{
+	uint64_t now_ms = clock_wall_ms();
+
+	for (size_t i = l->n; i-- > 0;) {
+		struct row *r = &l->rows[i];
+		bool same;
+
+		if (!row_is(r, tenant_id, ev, true))
+			continue;
+		same = will_of(r) == ev->will_id;
+		if (ev->when == EVENT_WILL_LOST) {
+			if (same && r->due_ms == NEVER)
+				r->due_ms = now_ms + delay_of(r);
+		} else if (ev->when == EVENT_WILL_DROP) {
+			if (same)
+				row_remove(l, i);
+		} else if (delay_of(r) > 0 || same) {
+			row_remove(l, i);
+		} else if (ev->when == EVENT_WILL) {
+			r->due_ms = now_ms;
+			r->detached = true;
+		}
+	}
+}
+
 void store_leader_store(struct store_leader *l, const struct id128 *me, struct batch *b)
 {
 	for (uint32_t i = 0; i < batch_count(b); i++) {
@@ -149,6 +193,12 @@ void store_leader_store(struct store_leader *l, const struct id128 *me, struct b
 		bool found;
 
 		batch_event(b, i, &ev);
+		if (ev.when >= EVENT_WILL && ev.when != EVENT_CANCEL) {
+			change_will(l, batch_tenant(b), &ev);
+			if (ev.when == EVENT_WILL)
+				row_add(l, me, b, i, &ev);
+			continue;
+		}
 		found = ev.name.n && cancel(l, batch_tenant(b), &ev);
 		if (ev.when == EVENT_CANCEL && !found)
 			batch_set_missing(b, i);
@@ -243,7 +293,8 @@ static void gather_row(struct gather *out, const struct row *r)
 }
 
 enum sql_outcome store_leader_fire(struct store_leader *l, const struct id128 *me,
-                                   struct bus_fire *req, struct gather *out)
+                                   store_live_fn *live, const void *arg, struct bus_fire *req,
+                                   struct gather *out)
 {
 	uint64_t now_ms = clock_wall_ms();
 	uint64_t next_ms;
@@ -252,6 +303,12 @@ enum sql_outcome store_leader_fire(struct store_leader *l, const struct id128 *m
 
 	if (!store_leader_holds(l, BUS_ROLE_TIMERS, me, req->epoch) && !BUG("leader-unchecked"))
 		return SQL_LOST;
+	for (size_t i = 0; i < l->n; i++) {
+		struct row *r = &l->rows[i];
+
+		if (r->will && r->due_ms == NEVER && !live(arg, &r->session_id))
+			r->due_ms = now_ms + delay_of(r);
+	}
 	due = sort_due(l, now_ms, req->limit, &next_ms);
 	n = due < req->limit ? due : req->limit;
 	req->late_ms = xcalloc(n + 1, sizeof *req->late_ms);

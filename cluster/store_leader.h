@@ -29,6 +29,7 @@ void store_leader_store(struct store_leader *l, const struct id128 *me, struct b
 /* Of a live session. OK or LOST. What was due is gone from here and in `out`, sealed: to be
  * appended. */
 enum sql_outcome store_leader_fire(struct store_leader *l, const struct id128 *me,
-                                   struct bus_fire *req, struct gather *out);
+                                   store_live_fn *live, const void *arg, struct bus_fire *req,
+                                   struct gather *out);
 
 #endif

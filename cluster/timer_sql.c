@@ -60,7 +60,7 @@ static void row_params(void *arg, size_t i, struct sql_param *out)
 	out[6] = will ? sql_bytes(me->b, sizeof me->b) : sql_null();
 	out[7] = sql_u64(will ? ev->when_ms : 0);
 	out[8] = sql_u64(ev->partition_id);
-	out[9] = sql_u64(batch_publisher(one, 0).conn_id);
+	out[9] = sql_u64(ev->will_id);
 	out[10] = sql_utf8(attributes.p, attributes.n);
 	out[11] = sql_bytes(body.p, body.n);
 }
@@ -130,6 +130,28 @@ static enum sql_outcome cancel(struct sql_conn *c, const struct timer_store *s,
 	return o;
 }
 
+/* What is said about wills. A new one makes one without a delay due, whose client it replaces, and
+ * takes the place of one with a delay. */
+static enum sql_outcome change_will(struct sql_conn *c, const struct timer_store *s,
+                                    const struct event *ev)
+{
+	struct sql_param params[] = {
+	        sql_u64(batch_tenant(s->batch)),
+	        sql_bytes(ev->owner.p, ev->owner.n),
+	        sql_bytes(ev->name.p, ev->name.n),
+	        sql_u64(ev->will_id),
+	};
+	enum sql_outcome o = SQL_OK;
+
+	if (ev->when == EVENT_WILL_LOST)
+		return sql_exec(c, STMT_WILL_LOST, params, 4);
+	if (ev->when == EVENT_WILL_DROP)
+		return sql_exec(c, STMT_WILL_DROP, params, 4);
+	if (ev->when == EVENT_WILL)
+		o = sql_exec(c, STMT_WILL_DETACH, params, 4);
+	return o == SQL_OK ? sql_exec(c, STMT_WILL_CANCEL, params, 4) : o;
+}
+
 static enum sql_outcome store_one(struct sql_conn *c, struct run *run, uint32_t i)
 {
 	const struct timer_store *s = run->store;
@@ -141,8 +163,14 @@ static enum sql_outcome store_one(struct sql_conn *c, struct run *run, uint32_t 
 		o = run_end(c, run);
 	if (o == SQL_OK && ev.when == EVENT_CANCEL)
 		return cancel(c, s, &ev, i);
-	if (o == SQL_OK && ev.name.n) /* the new one takes the place of an old one of its name */
+	if (o == SQL_OK && kind_of(&ev) == TIMER_WILL) {
+		o = change_will(c, s, &ev);
+		if (ev.when != EVENT_WILL)
+			return o;
+	} else if (o == SQL_OK && ev.name.n) {
+		/* the new one takes the place of an old one of its name */
 		o = exec_named(c, s, &ev, STMT_TIMER_CANCEL);
+	}
 	if (o == SQL_OK)
 		run_add(run, &ev, i);
 	return o;

@@ -47,7 +47,8 @@ struct node {
 	struct links *links; /* NULL = none */
 	struct backend *backend;
 
-	struct bus *bus; /* this and the next five: NULL until the backend is open */
+	struct id128 session_id; /* as it was last seen; zero = none yet */
+	struct bus *bus;         /* this and the next five: NULL until the backend is open */
 	struct dispatch *dispatch;
 	struct appender *appender;
 	struct timers *timers;
@@ -306,6 +307,15 @@ static void on_reload_signal(void *arg)
 
 /* ---- the bus --------------------------------------------------------------------------------- */
 
+/* What is bound to a node session and not to a generation. */
+static void note_session(struct node *n, enum bus_state state)
+{
+	if (state != BUS_UP || id128_eq(&n->session_id, &n->bus->session_id))
+		return;
+	n->session_id = n->bus->session_id;
+	mqtt_on_session(n->mqtt);
+}
+
 static void on_bus_state(void *arg, enum bus_state state)
 {
 	static const char *const names[] = {"down", "up", "ended"};
@@ -317,6 +327,7 @@ static void on_bus_state(void *arg, enum bus_state state)
 	dispatch_on_state(n->dispatch, state);
 	appender_on_state(n->appender, state);
 	timers_on_state(n->timers, state);
+	note_session(n, state);
 	retention_on_state(n->retention, state);
 	if (state == BUS_ENDED && n->state != NODE_DRAINING)
 		give_up(n);

@@ -11,6 +11,7 @@
 struct published {
 	uint32_t tenant;
 	uint32_t topic;
+	bool scheduled; /* no order */
 	bool acked;
 	bool refused;
 	uint32_t stored; /* times in the journal */
@@ -77,6 +78,14 @@ uint32_t history_published(struct history *h, uint32_t tenant, uint32_t topic)
 		h->events = xrealloc(h->events, h->cap * sizeof *h->events);
 	}
 	h->events[id] = (struct published){.tenant = tenant, .topic = topic};
+	return id;
+}
+
+uint32_t history_scheduled(struct history *h, uint32_t tenant)
+{
+	uint32_t id = history_published(h, tenant, 0);
+
+	h->events[id].scheduled = true;
 	return id;
 }
 
@@ -160,7 +169,7 @@ void history_delivered(struct history *h, uint32_t sub, uint32_t tenant, uint32_
 	}
 	note_shown(h, tenant, partition, seq, id);
 	last = &h->last_first[sub][tenant][ev->topic];
-	if (!ev->delivered[sub]) {
+	if (!ev->delivered[sub] && !ev->scheduled) {
 		if (id < *last)
 			broken(h, "sub %u got event %u of topic %u after event %u", sub, id,
 			       ev->topic, *last);
@@ -214,10 +223,11 @@ static void check_row(struct history *h, const struct batch *b, uint32_t last[HI
 		}
 		if (ev->stored++)
 			broken(h, "event %u is in the journal twice", id);
-		if (id < last[ev->topic])
+		if (!ev->scheduled && id < last[ev->topic])
 			broken(h, "event %u of topic %u is stored after event %u", id, ev->topic,
 			       last[ev->topic]);
-		last[ev->topic] = id;
+		if (!ev->scheduled)
+			last[ev->topic] = id;
 		if (seq < shown->n && shown->ids[seq] && shown->ids[seq] != id)
 			broken(h, "seq %" PRIu64 " was delivered as event %u and holds event %u",
 			       seq, shown->ids[seq], id);

@@ -24,6 +24,8 @@ struct history *history_new(void);
 void history_free(struct history *h);
 
 uint32_t history_published(struct history *h, uint32_t tenant, uint32_t topic); /* its number */
+/* The same, scheduled: when it is published is not known, so it has no order. */
+uint32_t history_scheduled(struct history *h, uint32_t tenant);
 void history_acked(struct history *h, uint32_t id);
 void history_refused(struct history *h, uint32_t id);
 

@@ -360,7 +360,7 @@ static void answer_all(struct appender *a, const struct batch *b, enum append_re
 
 static uint64_t due_in(const struct event *ev, uint64_t now_ms)
 {
-	if (ev->when == EVENT_AFTER)
+	if (ev->when == EVENT_AFTER || ev->when == EVENT_WILL_LOST)
 		return ev->when_ms;
 	if (ev->when == EVENT_AT)
 		return ev->when_ms > now_ms ? ev->when_ms - now_ms : 0;

@@ -57,6 +57,7 @@ static void on_disconnect(struct mqtt_client *c, const struct mqtt_packet *p)
 		if (expiry_s > c->mqtt->set.session_expiry_max_s)
 			expiry_s = c->mqtt->set.session_expiry_max_s;
 	}
+	c->took_leave = p->disconnect.reason == MQTT_REASON_SUCCESS;
 	mqtt_client_end(c, expiry_s, "disconnect");
 }
 
@@ -218,6 +219,7 @@ static void on_closed(struct conn *conn, void *arg, const char *reason)
 	log_debug("mqtt", "%s closed reason=%s", mqtt_client_name(c), log_quote_str(reason));
 	if (c->state == MQTT_OPENING)
 		session_open_cancel(c->mqtt->set.dispatch, c->conn_id);
+	mqtt_will_end(c, c->state == MQTT_CONNECTED);
 	if (c->session)
 		session_detach(c->session, c->session_expiry_s);
 	c->session = NULL;
@@ -300,6 +302,7 @@ void mqtt_client_end(struct mqtt_client *c, uint32_t expiry_s, const char *why)
 		return;
 	if (c->state == MQTT_OPENING)
 		session_open_cancel(c->mqtt->set.dispatch, c->conn_id);
+	mqtt_will_end(c, c->state == MQTT_CONNECTED && !c->took_leave);
 	mqtt_client_set_state(c, MQTT_CLOSING);
 	if (c->session)
 		session_detach(c->session, expiry_s);
@@ -447,6 +450,14 @@ void mqtt_disconnect_all(struct mqtt *m)
 		mqtt_client_fail(c, MQTT_REASON_SERVER_SHUTTING_DOWN,
 		                 "this node is shutting down: connect again to reach another");
 	}
+}
+
+void mqtt_on_session(struct mqtt *m)
+{
+	struct mqtt_client *c;
+
+	for (c = LIST_FIRST(&m->clients); c; c = LIST_NEXT(c, link))
+		mqtt_will_again(c);
 }
 
 static void on_turn_end(void *arg)

@@ -69,6 +69,8 @@ void *mqtt_listener_arg(struct mqtt *m, const char *tenant);
 /* What the appender reports. arg is the struct mqtt. */
 void mqtt_on_answer(void *arg, struct publisher to, enum append_result result, const char *reason);
 void mqtt_on_room(void *arg, uint64_t conn_id);
+/* This node has a new session: the wills of its clients are stored anew under it. */
+void mqtt_on_session(struct mqtt *m);
 
 /* The registry's on_change: clients whose key or tenant is no longer good are disconnected. */
 void mqtt_on_registry_change(void *arg, const struct tenant *t, enum registry_change what,

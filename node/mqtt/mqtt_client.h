@@ -73,8 +73,12 @@ struct mqtt_client {
 	bool session_expiry_capped;
 	bool keep_alive_capped;
 	char *client_id;
-	struct claims who;       /* zeroed before authentication */
-	struct session *session; /* set while CONNECTED */
+	struct claims who;           /* zeroed before authentication */
+	struct session *session;     /* set while CONNECTED */
+	bool present;                /* OPENING: what CONNACK is to say of it */
+	struct mqtt_kept_will *will; /* NULL = none */
+	bool will_stored;            /* it was handed to the appender */
+	bool took_leave;             /* DISCONNECT 0x00 */
 
 	uint64_t heard_ms; /* clock_now_ms() of its last packet */
 	size_t unread;     /* bytes of output at the last look, while it waited for those */
@@ -141,6 +145,16 @@ const char *mqtt_client_name(const struct mqtt_client *c);
 void mqtt_on_connect(struct mqtt_client *c, const struct mqtt_packet *p);
 void mqtt_connect_refuse(struct mqtt_client *c, uint8_t version, uint8_t reason, const char *text);
 void mqtt_on_auth(struct mqtt_client *c, const struct mqtt_packet *p);
+
+void mqtt_connect_finish(struct mqtt_client *c); /* the session is open, the will stored */
+
+enum { MQTT_ANSWER_WILL = 1 }; /* publisher.packet_id of a will that CONNACK waits for */
+/* Keep the will, if there is one. -1: it cannot be, with the CONNACK code in e. */
+int mqtt_will_take(struct mqtt_client *c, const struct mqtt_will *will, struct err *e);
+/* Store it. True: mqtt_on_answer will be called for it, and CONNACK waits. */
+bool mqtt_will_store(struct mqtt_client *c, bool present);
+void mqtt_will_again(struct mqtt_client *c);          /* this node has a new session */
+void mqtt_will_end(struct mqtt_client *c, bool lost); /* publish it (after its delay), or not */
 
 void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p);
 void mqtt_ring_release(struct mqtt_ring *r);

@@ -39,31 +39,7 @@ void mqtt_connect_refuse(struct mqtt_client *c, uint8_t version, uint8_t reason,
 		mqtt_encode_connack(out, MQTT_V311, false, reason, NULL);
 	}
 	mqtt_client_send(c);
-	mqtt_client_end(c, 0, mqtt_reason_text(reason));
-}
-
-/* A will that is accepted and never published would be a lie; one that is published only when this
- * very node survives would be half of one. So until wills are durable, CONNECT says no. */
-static int judge_will(const struct mqtt_will *will, struct err *e)
-{
-	if (will->qos > 1)
-		return err_set(e, MQTT_REASON_QOS_NOT_SUPPORTED,
-		               "will QoS 2 is not supported: Maximum QoS is 1");
-	if (will->retain)
-		return err_set(e, MQTT_REASON_RETAIN_NOT_SUPPORTED,
-		               "retained wills are not supported");
-	return err_set(e, MQTT_REASON_IMPLEMENTATION_ERROR,
-	               "will messages are not supported by this version: connect without a will");
-}
-
-static int check_will(const struct mqtt_client *c, const struct mqtt_will *will, struct err *e)
-{
-	if (!will->present)
-		return 0;
-	judge_will(will, e);
-	if (c->version == MQTT_V311) /* its other codes would have the client try for ever */
-		e->code = MQTT_REASON_NOT_AUTHORIZED;
-	return -1;
+	mqtt_client_end(c, c->session ? c->session_expiry_s : 0, mqtt_reason_text(reason));
 }
 
 /* ---- taking CONNECT apart -------------------------------------------------------------------- */
@@ -211,6 +187,17 @@ static void on_opened(void *conn, struct session *s, bool present, uint8_t reaso
 		return;
 	}
 	c->session = s;
+	c->present = present;
+	c->will_stored = mqtt_will_store(c, present);
+	if (!c->will_stored)
+		mqtt_connect_finish(c);
+}
+
+void mqtt_connect_finish(struct mqtt_client *c)
+{
+	struct session *s = c->session;
+	bool present = c->present;
+
 	mqtt_client_set_state(c, MQTT_CONNECTED);
 	c->mqtt->stats.connects++;
 	log_debug("mqtt", "%s version=%u present=%d keep_alive_s=%u expiry_s=%u connected",
@@ -258,7 +245,7 @@ void mqtt_on_connect(struct mqtt_client *c, const struct mqtt_packet *p)
 		return;
 	}
 	/* Who comes first: what the server can and cannot do is told to those it knows. */
-	if (authenticate(c, p, &e) < 0 || check_will(c, &p->connect.will, &e) < 0) {
+	if (authenticate(c, p, &e) < 0 || mqtt_will_take(c, &p->connect.will, &e) < 0) {
 		mqtt_connect_refuse(c, c->version, (uint8_t)e.code, e.text);
 		return;
 	}

@@ -331,6 +331,23 @@ static struct mqtt_client *find_client(struct mqtt *m, uint64_t conn_id)
 	return c && c->state == MQTT_CONNECTED ? c : NULL;
 }
 
+/* CONNACK waits for it. */
+static void on_will_answer(struct mqtt *m, uint64_t conn_id, enum append_result result,
+                           const char *reason)
+{
+	struct conn *conn = conn_find(m->set.conns, conn_id);
+	struct mqtt_client *c = conn ? conn_arg(conn) : NULL;
+
+	if (!c || c->state != MQTT_OPENING)
+		return;
+	if (result != APPEND_REFUSED) {
+		mqtt_connect_finish(c);
+		return;
+	}
+	c->will_stored = false;
+	mqtt_connect_refuse(c, c->version, MQTT_REASON_IMPLEMENTATION_ERROR, reason);
+}
+
 void mqtt_on_answer(void *arg, struct publisher to, enum append_result result, const char *reason)
 {
 	struct mqtt *m = arg;
@@ -342,7 +359,9 @@ void mqtt_on_answer(void *arg, struct publisher to, enum append_result result, c
 			log_warn("mqtt", "conn=%" PRIx64 " publish refused by the journal why=%s",
 			         to.conn_id, log_quote_str(reason));
 	}
-	if (!c || to.packet_id == NO_ANSWER)
+	if (to.packet_id == MQTT_ANSWER_WILL)
+		on_will_answer(m, to.conn_id, result, reason);
+	if (!c || to.packet_id == NO_ANSWER || to.packet_id == MQTT_ANSWER_WILL)
 		return;
 	if (result == APPEND_STORED)
 		answer(c, to.packet_id, MQTT_REASON_SUCCESS, NULL);

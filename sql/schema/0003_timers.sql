@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS timer (
   session_id      BINARY(16)       NULL COMMENT 'will: the node session its client is connected to',
   delay_ms        BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'will: due this long after its client was lost',
   partition_id    SMALLINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'retry, parked: where the event was published; else where it goes',
-  seq             BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'and its number there; will: the connection it is of',
+  seq             BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'and its number there; will: its random id',
   attempt         INT UNSIGNED     NOT NULL DEFAULT 0 COMMENT 'attempts made so far',
   ordering        VARBINARY(1024)  NOT NULL DEFAULT '' COMMENT 'ordered queue: the event''s key, else its topic',
   history         LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'JSON array, an object per failed attempt: at, reason',

@@ -92,7 +92,7 @@ def packet(kind, flags, body):
 
 
 def connect(client_id="", password=None, username="", clean=True, keep_alive=60, version=5, props=(),
-            will=None):
+            will=None, will_props=()):
     """password None sends neither; username "" with a password sends an empty name."""
     flags = (0x02 if clean else 0) | (0xC0 if password is not None else 0)
     body = binary("MQTT") + bytes([version])
@@ -100,7 +100,7 @@ def connect(client_id="", password=None, username="", clean=True, keep_alive=60,
     if will:
         topic, payload, qos, retain = will
         flags |= 0x04 | qos << 3 | (0x20 if retain else 0)
-        tail += (properties(()) if version == 5 else b"") + binary(topic) + binary(payload)
+        tail += (properties(will_props) if version == 5 else b"") + binary(topic) + binary(payload)
     if password is not None:
         tail += binary(username) + binary(password)
     body += bytes([flags]) + struct.pack("!H", keep_alive)

@@ -86,8 +86,13 @@ struct node {
 	bool dead;
 	struct bus *bus;
 	struct writer *writers[BUS_WRITERS];
-	struct batch *open[TENANTS + 1][PARTS];
+	struct batch *open[TENANTS + 1][PARTS + 1]; /* the last: what is scheduled */
 	struct reader readers[SUBS];
+	struct leader {
+		uint64_t life;  /* raised with every generation: older answers mean nothing */
+		uint64_t epoch; /* 0 = it does not lead */
+		bool asking;    /* a claim or a fire is out */
+	} leader;
 };
 
 static void node_start(void *arg);
@@ -102,13 +107,13 @@ static uint32_t writer_of(uint32_t tenant, uint32_t partition)
 
 static void flush(struct node *n, uint32_t no)
 {
-	struct batch *batches[(TENANTS + 1) * PARTS];
+	struct batch *batches[(TENANTS + 1) * (PARTS + 1)];
 	size_t count = 0;
 
 	if (n->dead || writer_busy(n->writers[no]))
 		return;
 	for (uint32_t t = 1; t <= TENANTS; t++) {
-		for (uint32_t p = 0; p < PARTS; p++) {
+		for (uint32_t p = 0; p <= PARTS; p++) {
 			if (writer_of(t, p) != no || !n->open[t][p])
 				continue;
 			batch_seal(n->open[t][p]);
@@ -137,6 +142,31 @@ static void publish(struct node *n)
 		n->open[tenant][partition] = batch_new(tenant, partition);
 	batch_append(n->open[tenant][partition], &ev, (struct publisher){1, id});
 	flush(n, writer_of(tenant, partition));
+}
+
+/* Some have a name that nobody else uses, so that each is to be published. */
+static void schedule(struct node *n)
+{
+	struct world *w = n->world;
+	uint32_t tenant = 1 + (uint32_t)sim_random(w->sim, TENANTS);
+	uint32_t id = history_scheduled(w->history, tenant);
+	struct batch **open = &n->open[tenant][PARTS];
+	char payload[16];
+	struct event ev = {.topic = slice_str("later"),
+	                   .qos = 1,
+	                   .when = EVENT_AFTER,
+	                   .when_ms = sim_random(w->sim, 400),
+	                   .partition_id = (uint32_t)sim_random(w->sim, PARTS)};
+
+	w->published++;
+	snprintf(payload, sizeof payload, "e%u", id);
+	ev.payload = slice_str(payload);
+	if (sim_random(w->sim, 2))
+		ev.name = ev.payload;
+	if (!*open)
+		*open = batch_new(tenant, BATCH_SCHEDULED);
+	batch_append(*open, &ev, (struct publisher){1, id});
+	flush(n, writer_of(tenant, PARTS));
 }
 
 static void on_stored(void *arg, struct batch *take)
@@ -403,6 +433,78 @@ static void reader_tick(struct reader *r)
 	}
 }
 
+/* ---- leading ------------------------------------------------------------------------------------
+ */
+
+struct lead {
+	struct node *node;
+	uint64_t life;
+	struct bus_role_claim claim;
+	struct bus_fire fire;
+};
+
+static struct lead *lead_new(struct node *n)
+{
+	struct lead *l = xcalloc(1, sizeof *l);
+
+	l->node = n;
+	l->life = n->leader.life;
+	n->leader.asking = true;
+	return l;
+}
+
+static void lead_end(struct lead *l, uint64_t epoch)
+{
+	struct leader *leader = &l->node->leader;
+
+	if (l->life == leader->life) {
+		leader->asking = false;
+		leader->epoch = epoch;
+	}
+	free(l);
+}
+
+static void on_role(struct bus_role_claim *req)
+{
+	struct lead *l = req->arg;
+
+	lead_end(l, req->outcome == SQL_OK && !req->release ? req->epoch : 0);
+}
+
+static void on_fired(struct bus_fire *req)
+{
+	struct lead *l = req->arg;
+
+	for (size_t i = 0; req->outcome == SQL_OK && i < req->n; i++)
+		batch_unref(req->batches[i]);
+	if (req->outcome == SQL_OK) {
+		free(req->batches);
+		free(req->late_ms);
+	}
+	lead_end(l, req->outcome == SQL_LOST ? 0 : req->epoch);
+}
+
+/* Claims it, moves what is due, and gives it up now and then. */
+static void leader_tick(struct node *n)
+{
+	struct world *w = n->world;
+	struct lead *l;
+
+	if (n->bus->state != BUS_UP || n->leader.asking || sim_random(w->sim, 3))
+		return;
+	l = lead_new(n);
+	l->claim = (struct bus_role_claim){.done = on_role, .arg = l, .role = BUS_ROLE_TIMERS};
+	l->fire =
+	        (struct bus_fire){.done = on_fired, .arg = l, .epoch = n->leader.epoch, .limit = 3};
+	if (n->leader.epoch && sim_random(w->sim, 50)) {
+		n->bus->ops->fire(n->bus, &l->fire);
+		return;
+	}
+	l->claim.release = n->leader.epoch != 0;
+	l->claim.epoch = n->leader.epoch;
+	n->bus->ops->role_claim(n->bus, &l->claim);
+}
+
 /* ---- nodes --------------------------------------------------------------------------------------
  */
 
@@ -414,6 +516,8 @@ static void on_state(void *arg, enum bus_state state)
 		writer_on_state(n->writers[i], state);
 	for (uint32_t i = 0; i < SUBS && state != BUS_UP; i++)
 		reader_drop(&n->readers[i]);
+	if (state != BUS_UP)
+		n->leader = (struct leader){.life = n->leader.life + 1};
 }
 
 static void node_kill(struct node *n)
@@ -426,7 +530,7 @@ static void node_kill(struct node *n)
 		writer_free(n->writers[i]);
 	sim_bus_kill(n->bus);
 	for (uint32_t t = 0; t <= TENANTS; t++) {
-		for (uint32_t p = 0; p < PARTS; p++)
+		for (uint32_t p = 0; p <= PARTS; p++)
 			batch_unref(n->open[t][p]);
 	}
 	free(n);
@@ -458,7 +562,8 @@ static void node_tick(void *arg)
 		return;
 	}
 	for (uint64_t i = sim_random(w->sim, 2); i > 0 && w->published < EVENTS; i--)
-		publish(n);
+		sim_random(w->sim, 4) ? publish(n) : schedule(n);
+	leader_tick(n);
 	for (uint32_t i = 0; i < SUBS; i++)
 		reader_tick(&n->readers[i]);
 	sim_bus_after(n->bus, 1 + (uint32_t)sim_random(w->sim, 2 * TICK_MS), node_tick, n);

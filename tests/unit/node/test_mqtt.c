@@ -538,6 +538,13 @@ static struct connect with_will(struct connect h)
 	h.c.will.topic = slice_str("out/will");
 	return h;
 }
+static struct connect will_of_ours(struct connect h)
+{
+	h = with_will(h);
+	h.c.will.topic = slice_str("$SYS/will");
+	return h;
+}
+
 static struct connect will_qos2(struct connect h)
 {
 	h = with_will(h);
@@ -583,7 +590,7 @@ static const struct refusal {
         {bad_token, MQTT_REASON_BAD_CREDENTIALS, 4, "JWT"},
         {no_token, MQTT_REASON_BAD_CREDENTIALS, 4, "send a JWT as the password"},
         {expired, MQTT_REASON_NOT_AUTHORIZED, 5, "expired"},
-        {with_will, MQTT_REASON_IMPLEMENTATION_ERROR, 5, "without a will"},
+        {will_of_ours, MQTT_REASON_TOPIC_NAME_INVALID, 5, "$"},
         {will_qos2, MQTT_REASON_QOS_NOT_SUPPORTED, 5, "Maximum QoS is 1"},
         {will_retain, MQTT_REASON_RETAIN_NOT_SUPPORTED, 5, "retained wills"},
         {other_method, MQTT_REASON_BAD_AUTH_METHOD, 0xff, "OAUTH2-JWT"},
