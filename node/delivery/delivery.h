@@ -457,6 +457,7 @@ struct op {
 	struct session_filter *filters; /* texts owned; unsubscribe uses filter and reason only */
 	size_t n;
 	size_t joined;
+	bool rejoins; /* it waits for a queue, and looks at it again then */
 	enum session_start_at start;
 	uint64_t start_value;
 	bool bounded;

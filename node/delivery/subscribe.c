@@ -317,6 +317,9 @@ static void join_queue(struct op *op, struct session_filter *want, struct subscr
 
 static bool stage_join(struct op *op)
 {
+	if (op->rejoins) /* what it waited for is known now: may it? */
+		op->joined--;
+	op->rejoins = false;
 	while (op->joined < op->n) {
 		struct session_filter *want = &op->filters[op->joined++];
 		struct filter *f;
@@ -327,6 +330,7 @@ static bool stage_join(struct op *op)
 		if (f && f->share && share_wait(f->share, op)) {
 			dispatch_after(op->session->space->dispatch, JOIN_PATIENCE_MS, join_gave_up,
 			               op);
+			op->rejoins = f->share->queue != NULL;
 			return true;
 		}
 		if (f && f->share && f->share->queue)

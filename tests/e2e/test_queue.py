@@ -1,12 +1,14 @@
 """Work queues: $queue/NAME over real connections and databases."""
 
 import json
+import os
+import secrets
 import time
 
 import pytest
 
 from leat import mqtt
-from leat.stack import wait_for
+from leat.stack import Node, wait_for
 
 FAST = {"leat-backoff": "200ms", "leat-backoff-max": "400ms"}
 
@@ -258,3 +260,71 @@ def test_a_deleted_queue_tells_its_consumers(client, sql_node, cid, name, topic,
     last = c.closed(timeout=10)[-1]
     assert last.reason == 0x98
     assert name in why(last)
+
+
+# ---- several nodes --------------------------------------------------------------------------------
+
+@pytest.fixture
+def linked(own_node, work, topic):
+    """Two linked nodes of one schema."""
+    key = os.path.join(work, f"key-{topic.replace('/', '-')}")
+    with open(key, "w") as f:
+        f.write(secrets.token_hex(32) + "\n")
+    os.chmod(key, 0o600)
+    extra = ["--peer", "127.0.0.1:0", "--cluster-key", key]
+    one = own_node(extra=extra)
+    two = Node(f"{one.dir}-2", one.dsn, extra=extra)
+    two.dsn, two.tenants, two.signers = one.dsn, one.tenants, one.signers
+    two.start()
+    yield one, two
+    if two.alive():
+        two.stop()
+
+
+def test_workers_at_another_node(client, linked, cid, name, topic):
+    """Nack, dead letter and ack time-out work where the queue is served elsewhere, and the filter is
+    judged there too."""
+    one, two = linked
+    owner = make(client, one, cid, name, topic, prefetch=1,
+                 **{"leat-ack-timeout": "700ms", "leat-max-attempts": 2})
+    client(one).publish(topic, "hold")
+    owner.receive(ack=False)  # its only place is taken: all else goes to the other node
+    c = client(two, cid("two"))
+    assert c.subscribe(f"$queue/{name}/other", check=False).reasons == [0x8F]
+    c.subscribe(f"$queue/{name}")
+    client(two).publish(topic, "bad")
+    first = c.receive(ack=False)
+    assert (first.payload, attempt(first)) == (b"bad", 1)
+    nack(c, first, 0x80, "no")
+    got = [c.receive(ack=False, timeout=5) for _ in range(2)]
+    assert sorted((p.payload, attempt(p)) for p in got) == [(b"bad", 2), (b"hold", 2)]
+    assert owner.closed(timeout=5)[-1].reason == 0x83
+    for p in got:
+        nack(c, p, 0x83, "never")
+    from leat import stack
+    db = stack.connect(one.dsn)
+    with db.cursor() as q:
+        def rows():
+            db.rollback()
+            q.execute("SELECT payload, attempt, reason FROM dead_letters ORDER BY payload")
+            return q.fetchall()
+        wait_for(lambda: len(rows()) == 2)
+        assert [tuple(r) for r in rows()] == [("bad", 2, "never"), ("hold", 2, "never")]
+    db.close()
+
+
+def test_retries_follow_the_queue(client, linked, cid, name, topic):
+    """The node that serves the queue is killed with retries waiting: the other one makes them."""
+    one, two = linked
+    a = make(client, one, cid, name, topic, **{"leat-backoff": "2s", "leat-backoff-max": "2s"})
+    b = client(two, cid("b"))
+    b.subscribe(f"$queue/{name}")
+    client(two).publish_many([(topic, str(i)) for i in range(6)])
+    for c in (a, b):
+        for p in [c.receive(ack=False) for _ in range(3)]:
+            nack(c, p)
+    time.sleep(0.3)
+    one.kill()
+    got = [b.receive(timeout=30) for _ in range(6)]
+    assert sorted(int(p.payload) for p in got) == list(range(6))
+    assert {attempt(p) for p in got} == {2}
