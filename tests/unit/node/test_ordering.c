@@ -115,7 +115,7 @@ static void test_rows_found(void **state)
 static void test_breaker(void **state)
 {
 	struct breaker b = {0};
-	int place;
+	int place = 0;
 
 	(void)state;
 	assert_false(breaker_failed(&b, &place, 1, false));
