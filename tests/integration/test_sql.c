@@ -1,4 +1,5 @@
 /* The sql layer against a real server: outcomes, streams, migrations, TLS. See with-server. */
+#include "base/buf.h"
 #include "base/mem.h"
 #include "sql/conn.h"
 #include "sql/migrate.h"
@@ -647,11 +648,47 @@ static void test_failed_step_is_repeated(void **state)
 	reset_scratch();
 	c = open_dsn(&scratch);
 	run_ok(c, "CREATE TABLE change_counter (unexpected INT)");
-	migrate_once(-1, "schema step 0001_journal, statement 4");
+	migrate_once(-1, "schema step 0001_journal, statement 5");
 	run_ok(c, "DROP TABLE change_counter");
 	sql_rollback(c);
 	migrate_once(0, NULL);
 	check_schema(c, 0, NULL);
+	sql_conn_free(c);
+}
+
+/* Whatever the server: a word that only one of them reserves is found here. */
+static void test_every_statement_prepares(void **state)
+{
+	static const struct {
+		const char *name;
+		const char *text;
+	} all[] = {
+#define SQL_STMT(name, commits, text, what) {#name, text},
+#include "sql/statements.def"
+#undef SQL_STMT
+	};
+	struct sql_conn *c;
+	struct buf text = {0};
+	int refused = 0;
+
+	(void)state;
+	reset_scratch();
+	migrate_once(0, NULL);
+	c = open_dsn(&scratch);
+	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+		buf_clear(&text);
+		buf_append_str(&text, "SET @statement=CONVERT(x'");
+		for (const char *p = all[i].text; *p; p++)
+			buf_printf(&text, "%02x", (unsigned char)*p);
+		buf_append_str(&text, "' USING utf8mb4);PREPARE statement FROM @statement");
+		if (sql_text(c, text.data, text.len, NULL, SQL_TEXT_PLAIN) == SQL_OK)
+			continue;
+		print_error("%s: %s\n", all[i].name, sql_error(c));
+		refused++;
+		sql_rollback(c);
+	}
+	assert_int_equal(refused, 0);
+	buf_release(&text);
 	sql_conn_free(c);
 }
 
@@ -752,6 +789,7 @@ int main(void)
 	        cmocka_unit_test(test_concurrent_migrations),
 	        cmocka_unit_test(test_schema_versions),
 	        cmocka_unit_test(test_failed_step_is_repeated),
+	        cmocka_unit_test(test_every_statement_prepares),
 	        cmocka_unit_test(test_event_view),
 	        cmocka_unit_test(test_lag_view),
 	};
