@@ -220,6 +220,10 @@ bench: deps-bench $(B)/leat ## the same work on Leat, mosquitto, NATS and Rabbit
 scale: deps-bench $(B)/leat ## 10,000 idle connections, 10,000 tenants: memory of each, processor time
 	@LEAT_BIN=$(abspath $(B)/leat) tests/scale/run $(SCALE_ARGS)
 
+.PHONY: scale-cluster
+scale-cluster: deps-bench $(B)/leat ## 10,000 tenants with 3 subscriptions each on 3 nodes: cost, hand-over
+	@LEAT_BIN=$(abspath $(B)/leat) tests/scale/cluster $(SCALE_ARGS)
+
 # $(1) the test's path without its name, $(2) its layer.
 define test_rule
 $(B)/$(1)/test_%: tests/$(1)/test_%.c $(call libs_of,$(2)) | deps-test
