@@ -316,6 +316,8 @@ static enum sql_outcome work_open(struct sql_conn *c, void *arg)
 	}
 	if (o == SQL_OK)
 		o = sql_exec(c, STMT_SESSION_BEGIN, params, 3);
+	if (o == SQL_DUP) /* one of our name opened since we looked: look again */
+		o = SQL_RETRY;
 	return o == SQL_OK ? sql_commit(c) : o;
 }
 

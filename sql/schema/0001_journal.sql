@@ -57,7 +57,9 @@ CREATE TABLE IF NOT EXISTS node_session (
   taken          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'subscriptions that others took by force',
   started_at     DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
   ended_at       DATETIME(3)       NULL COMMENT 'set with state 0',
+  live_name      VARBINARY(128)    GENERATED ALWAYS AS (CASE WHEN state = 1 THEN name END) VIRTUAL COMMENT 'one live session per name, also between two that open at once',
   PRIMARY KEY (session_id),
+  UNIQUE KEY node_session_name (live_name),
   KEY node_session_state (state)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='one life of a node';
 

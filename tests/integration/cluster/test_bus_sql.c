@@ -180,7 +180,7 @@ static void wait_for_state(const struct node *n, enum bus_state state)
 	}
 }
 
-static void node_start(struct node *n, const char *name)
+static void node_begin(struct node *n, const char *name)
 {
 	struct sql_settings settings = SQL_SETTINGS_DEFAULT;
 	char addr[40];
@@ -200,6 +200,11 @@ static void node_start(struct node *n, const char *name)
 	n->bus->events.on_state = on_state;
 	n->bus->events.on_peers = on_peers;
 	n->bus->events.arg = n;
+}
+
+static void node_start(struct node *n, const char *name)
+{
+	node_begin(n, name);
 	wait_for_state(n, BUS_UP);
 }
 
@@ -538,6 +543,27 @@ static void test_a_dead_node_is_ended(void **state)
 	env->other = b.bus;
 }
 
+/* One of its name that is about to open cannot be seen yet: it is waited for, then replaced. */
+static void test_two_of_a_name_at_once(void **state)
+{
+	struct bus_env *env = *state;
+
+	node_kill(&b);
+	run(admin, "UPDATE node_session SET state=0 WHERE name='b'");
+	assert_int_equal(sql_commit(admin), SQL_OK);
+	run(admin, "INSERT INTO node_session(session_id,name) VALUES (UNHEX(MD5('twin')),'b')");
+	node_begin(&b, "b");
+	for (int i = 0; i < 300; i++)
+		turn();
+	assert_int_equal(b.bus->state, BUS_DOWN);
+	assert_int_equal(sql_commit(admin), SQL_OK);
+	wait_for_state(&b, BUS_UP);
+	assert_int_equal(
+	        number("SELECT state FROM node_session WHERE session_id=UNHEX(MD5('twin'))"), 2);
+	assert_int_equal(number("SELECT COUNT(*) FROM node_session WHERE name='b' AND state=1"), 1);
+	env->other = b.bus;
+}
+
 /* Renewals of a busy pair of nodes go on: nobody is ended by looks at a living session. */
 static void test_living_nodes_stay(void **state)
 {
@@ -667,6 +693,7 @@ int main(void)
 	        TEST(test_connection_killed_in_commit),
 	        TEST(test_ended_session_appends_nothing),
 	        TEST(test_a_dead_node_is_ended),
+	        TEST(test_two_of_a_name_at_once),
 	        TEST(test_living_nodes_stay),
 	        TEST(test_peers_are_told),
 	        TEST(test_hinted_flushes_are_known),
