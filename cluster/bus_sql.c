@@ -43,6 +43,7 @@ static void bus_sql_free(struct bus *bus)
 
 	session_sql_release(b);
 	watch_sql_release(b);
+	free(b->claims);
 	free((char *)b->settings.name);
 	free((char *)b->settings.peer);
 	free(b);
@@ -54,8 +55,8 @@ static const struct bus_ops sql_ops = {
         .read = journal_sql_read,
         .locate = journal_sql_locate,
         .heads = watch_sql_heads,
-        .claim = subscription_sql_claim,
-        .claim_release = subscription_sql_claim_release,
+        .claim = claim_sql_claim,
+        .claim_release = claim_sql_release,
         .change = subscription_sql_change,
         .commit = cursor_sql_commit,
         .owned = subscription_sql_owned,

@@ -1,6 +1,6 @@
 /* bus_sql_impl: the inside of struct bus_sql, shared by bus_sql.c (life, submitting),
- * session_sql.c, journal_sql.c, subscription_sql.c, cursor_sql.c and settle_sql.c. Nobody else
- * includes it. */
+ * session_sql.c, journal_sql.c, claim_sql.c, subscription_sql.c, cursor_sql.c and settle_sql.c.
+ * Nobody else includes it. */
 #ifndef LEAT_CLUSTER_BUS_SQL_IMPL_H
 #define LEAT_CLUSTER_BUS_SQL_IMPL_H
 
@@ -49,6 +49,15 @@ struct bus_sql {
 	bool watching;      /* a look is out */
 
 	struct fire_state fire; /* fire_sql.c */
+
+	/* claim_sql.c: those that wait for the transaction that is out */
+	struct claim_waiting {
+		struct bus_claim *req;
+		uint64_t generation; /* it was made in */
+	} * claims;
+	size_t n_claims;
+	size_t claims_cap;
+	bool claiming; /* a transaction of them is out */
 };
 
 /* One request on its way through a lane. */
@@ -108,11 +117,18 @@ void journal_sql_append(struct bus *bus, struct bus_append *req);
 void journal_sql_resolve(struct bus *bus, struct bus_resolve *req);
 void journal_sql_read(struct bus *bus, struct bus_read *req);
 void journal_sql_locate(struct bus *bus, struct bus_locate *req);
-void subscription_sql_claim(struct bus *bus, struct bus_claim *req);
-void subscription_sql_claim_release(struct bus *bus, struct bus_claim *req);
+void claim_sql_claim(struct bus *bus, struct bus_claim *req);
+void claim_sql_release(struct bus *bus, struct bus_claim *req);
 void subscription_sql_change(struct bus *bus, struct bus_change *req);
 void subscription_sql_owned(struct bus *bus, struct bus_owned *req);
 void subscription_sql_expire(struct bus *bus, struct bus_expire *req);
+enum sql_outcome subscription_sql_cursors(struct sql_conn *c, const struct id128 *me,
+                                          uint32_t tenant_id, uint64_t subscription_id,
+                                          uint64_t epoch, const struct bus_cursor *starts,
+                                          uint32_t n);
+enum sql_outcome subscription_sql_filters(struct sql_conn *c, const struct id128 *me,
+                                          uint32_t tenant_id, uint64_t subscription_id,
+                                          uint64_t epoch, struct slice filters, uint32_t expiry_s);
 void retention_sql_retain(struct bus *bus, struct bus_retain *req);
 void cursor_sql_commit(struct bus *bus, struct bus_commit *req);
 enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *me,

@@ -361,6 +361,50 @@ static void test_claim(void **state)
 	release(env, &fresh);
 }
 
+enum { MANY = 150 };
+
+/* Many at once, more than go into a transaction: what is wrong with some is not the others' loss.
+ */
+static void test_many_claims(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_cursor start = {.partition_id = 0, .acked_through = 7};
+	struct bus_claim taken = claim_of(env, &start, 1);
+	struct bus_claim claims[MANY];
+	bool done[MANY] = {false};
+	char names[MANY][16];
+
+	taken.name = slice_str("c10");
+	if (env->other)
+		assert_int_equal(suite_claim(env, env->other, &taken), SQL_OK);
+	for (size_t i = 0; i < MANY; i++) {
+		snprintf(names[i], sizeof names[i], "c%zu", i % 100 ? i : 0);
+		claims[i] = claim_of(env, &start, 1);
+		claims[i].name = slice_str(names[i]);
+		claims[i].create = i % 10 != 3;
+		claims[i].done = on_claim;
+		claims[i].arg = &done[i];
+		env->bus->ops->claim(env->bus, &claims[i]);
+	}
+	for (size_t i = 0; i < MANY; i++) {
+		enum sql_outcome want = i % 10 == 3 ? SQL_FATAL : SQL_OK;
+
+		pump_until(env, &done[i]);
+		if (i == 10 && env->other)
+			want = SQL_LOST;
+		assert_int_equal(claims[i].outcome, want);
+		if (want == SQL_OK) {
+			assert_int_equal(claims[i].epoch, i == 100 ? 2 : 1); /* c0 again */
+			assert_int_equal(claims[i].created, i != 100);
+			assert_int_equal(claims[i].n_cursors, 1);
+			assert_int_equal(claims[i].cursors[0].acked_through, 7);
+		}
+		release(env, &claims[i]);
+	}
+	if (env->other)
+		release(env, &taken);
+}
+
 /* The same client id under another subject or kind is another subscription. */
 static void test_names_are_apart(void **state)
 {
@@ -817,6 +861,7 @@ int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
 	        TEST(test_read_from_the_middle),
 	        TEST(test_locate),
 	        TEST(test_claim),
+	        TEST(test_many_claims),
 	        TEST(test_names_are_apart),
 	        TEST(test_cursor_commit_is_fenced),
 	        TEST(test_change),

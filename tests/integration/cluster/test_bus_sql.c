@@ -516,6 +516,47 @@ static struct bus_claim claim_of(struct bus_env *env)
 	                          .starts = &start};
 }
 
+static void on_any_claim(struct bus_claim *req)
+{
+	*(bool *)req->arg = true;
+}
+
+/* One of many claims runs into a lock: it is to be tried again, and the others are through. */
+static void test_a_locked_claim_is_alone(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_claim claims[4];
+	bool done[4] = {false};
+	char names[4][8];
+	char text[200];
+
+	for (size_t i = 0; i < 4; i++) {
+		snprintf(names[i], sizeof names[i], "c%zu", i);
+		claims[i] = claim_of(env);
+		claims[i].name = slice_str(names[i]);
+		assert_int_equal(suite_claim(env, a.bus, &claims[i]), SQL_OK);
+		a.bus->ops->claim_release(a.bus, &claims[i]);
+	}
+	snprintf(text, sizeof text,
+	         "SELECT 1 FROM subscription WHERE tenant_id=%u AND name='c2' FOR UPDATE",
+	         env->tenant_id);
+	run(admin, text);
+	for (size_t i = 0; i < 4; i++) {
+		claims[i].done = on_any_claim;
+		claims[i].arg = &done[i];
+		a.bus->ops->claim(a.bus, &claims[i]);
+	}
+	for (size_t i = 0; i < 4; i++) {
+		while (!done[i])
+			turn();
+		assert_int_equal(claims[i].outcome, i == 2 ? SQL_RETRY : SQL_OK);
+		a.bus->ops->claim_release(a.bus, &claims[i]);
+		if (i != 2)
+			assert_int_equal(claims[i].epoch, 2);
+	}
+	sql_rollback(admin);
+}
+
 /* A session that stands still is ended by who looks, and its subscriptions are free then. */
 static void test_a_dead_node_is_ended(void **state)
 {
@@ -692,6 +733,7 @@ int main(void)
 	        TEST(test_deadlock_is_retry),
 	        TEST(test_connection_killed_in_commit),
 	        TEST(test_ended_session_appends_nothing),
+	        TEST(test_a_locked_claim_is_alone),
 	        TEST(test_a_dead_node_is_ended),
 	        TEST(test_two_of_a_name_at_once),
 	        TEST(test_living_nodes_stay),

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-enum { QUEUE = 64, RETENTION = 64 * 1024 };
+enum { QUEUE = 256, RETENTION = 64 * 1024 };
 
 /* A loop that has nothing but what was deferred. */
 struct queue {
