@@ -15,6 +15,8 @@ BAD_SETTINGS = ["--innodb-flush-log-at-trx-commit=2", "--log-bin=binlog", "--ser
                 "--binlog-format=STATEMENT", "--max-allowed-packet=1M", "--max-connections=15",
                 "--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M", "--max-statement-time=30",
                 "--innodb-doublewrite=OFF"]
+if stack.ENGINE == "mysql":
+    BAD_SETTINGS[-3:-1] = ["--innodb-redo-log-capacity=16M", "--max-execution-time=30000"]
 GOOD_SETTINGS = ["--log-bin=binlog", "--server-id=1", "--sync-binlog=1", "--binlog-format=ROW"]
 
 
@@ -106,7 +108,8 @@ def test_read_only(good):
 ])
 def test_rights(good, grant, verdict, says):
     with contextlib.closing(good.connect()) as c, c.cursor() as q:
-        q.execute("CREATE OR REPLACE USER some@'%' IDENTIFIED BY 'secret'")
+        q.execute("DROP USER IF EXISTS some@'%'")
+        q.execute("CREATE USER some@'%' IDENTIFIED BY 'secret'")
         q.execute(f"GRANT {grant} TO some@'%'")
     _, _, checks = doctor(with_user(good.dsn, "some", "secret"))
     assert checks["rights"]["verdict"] == verdict
