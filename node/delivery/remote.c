@@ -247,6 +247,8 @@ static void adopt(struct remote *r, const struct peer_delivery *pd)
 	}
 	if (!e || e->stamp != pd->stamp || e->state == FEED_DONE)
 		return;
+	if (e->state == FEED_FAILED || e->state == FEED_MOVING)
+		return; /* taken for lost, sent to another, and failed there: it will come again */
 	if (e->state == FEED_SENT ? e->holder != &r->consumer : e->packet_id != 0)
 		return;
 	if (pd->result != PEER_FLYING) {
