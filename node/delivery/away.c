@@ -442,19 +442,21 @@ void away_park(struct subscription *s, const struct consumer *gone)
 		               &(struct parting){&s->queue->retry, gone});
 }
 
-void away_leave(struct subscription *s)
+/* Were it not told, the owner would take what was in flight here to be so still. */
+bool away_leave(struct subscription *s)
 {
 	struct peer_message m = share_message(s, PEER_DETACH);
 	struct dispatch *d = s->space->dispatch;
+	bool told;
 
-	if (!s->away || s->away->link == AWAY_SEEKING)
-		return;
+	if (!s->away || s->away->link == AWAY_SEEKING || d->draining || d->freeing)
+		return true; /* a link that goes says the same */
 	give_back(s);
 	if (s->away->link == AWAY_ATTACHED)
-		send_settled(s);
+		told = send_settled(s);
 	else
-		away_tell_held(d, &s->away->owner, &m, s);
-	peer_send(d, &s->away->owner, &m);
+		told = away_tell_held(d, &s->away->owner, &m, s);
+	return told && peer_send(d, &s->away->owner, &m);
 }
 
 /* ---- the owner ---------------------------------------------------------------------------------

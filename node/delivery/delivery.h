@@ -387,7 +387,7 @@ void remote_on_held(struct subscription *s, const struct id128 *peer, const stru
 /* away.c: the side of the node whose sessions consume what another node owns */
 void away_begin(struct subscription *s, const struct id128 *owner); /* zero = not known */
 void away_end(struct subscription *s);                              /* ours now, or going */
-void away_leave(struct subscription *s); /* its last member went: tell the owner */
+bool away_leave(struct subscription *s); /* its last member went: tell the owner; false = not yet */
 bool away_attached(const struct subscription *s);
 void away_attach(struct subscription *s);
 void away_doubt(struct subscription *s); /* is it still who we are attached to? */

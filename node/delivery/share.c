@@ -256,12 +256,11 @@ void share_end_if_unused(struct subscription *share, bool lost)
 	if (share->state == SUBSCRIPTION_DEAD || share->members ||
 	    (remotes_attached(share) && !sp->dispatch->freeing))
 		return;
-	if (!lost && !is_settled(share)) {
+	if ((!lost && !is_settled(share)) || !away_leave(share)) {
 		dispatch_after(sp->dispatch, SETTLE_PAUSE_MS, end_if_unused, share);
 		return;
 	}
 	sp->requests++; /* it may be the last that the space has */
-	away_leave(share);
 	if (lost && expiry_s < SHARE_LINK_GRACE_S)
 		expiry_s = SHARE_LINK_GRACE_S;
 	map_del(&sp->shares, share->name, strlen(share->name));

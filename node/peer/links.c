@@ -480,6 +480,13 @@ static bool is_hint(const struct peer_message *m)
 	return m->type == PEER_STORED || m->type == PEER_DUE;
 }
 
+/* More of these than a link takes is what fills it. */
+static bool is_bulk(const struct peer_message *m)
+{
+	return m->type == PEER_DELIVER || m->type == PEER_SETTLE || m->type == PEER_HELD;
+}
+
+/* What is neither is small and not said twice: it is lost with its link only. */
 static bool send_to(struct links *l, struct peer *p, const struct peer_message *m)
 {
 	if (!p || !p->up || p->up->state != LINK_UP)
@@ -492,8 +499,16 @@ static bool send_to(struct links *l, struct peer *p, const struct peer_message *
 		l->stats.dropped++;
 		return true;
 	}
-	p->waits = true;
-	return false;
+	if (is_bulk(m)) {
+		p->waits = true;
+		return false;
+	}
+	if (link_queued(p->up) > LINKS_QUEUE_LIMIT) {
+		link_close(p->up, "takes nothing");
+		return false;
+	}
+	link_send(p->up, m);
+	return true;
 }
 
 static bool port_send(void *self, const struct id128 *to, const struct peer_message *m)

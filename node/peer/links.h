@@ -27,6 +27,8 @@ struct loop;
 enum {
 	LINKS_QUEUE_MAX = 8 << 20, /* bytes for one peer; above it send() refuses … */
 	LINKS_QUEUE_ROOM = LINKS_QUEUE_MAX / 2, /* … and below it on_room is called */
+	/* What is not refused comes to this where nothing is taken: then the link is given up. */
+	LINKS_QUEUE_LIMIT = 2 * LINKS_QUEUE_MAX,
 };
 
 struct links_settings {

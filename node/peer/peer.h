@@ -111,7 +111,8 @@ struct peer_events {
 /* What a user of the links may do; a table, so that tests can put two of them face to face. */
 struct peer_port {
 	/* Queue it (copied, coalesced, sent at the end of the turn). False: the peer is not up, or
-	 * its queue is full: on_room tells when to go on. STORED and DUE are dropped instead. */
+	 * its queue is full, which refuses DELIVER, SETTLE and HELD: on_room tells when to go on.
+	 * STORED and DUE are dropped instead; nothing else is lost but with its link. */
 	bool (*send)(void *self, const struct id128 *to, const struct peer_message *m);
 	void (*send_all)(void *self, const struct peer_message *m); /* to every peer that is up */
 	bool (*is_up)(void *self, const struct id128 *peer);

@@ -171,12 +171,17 @@ static struct way *way_to(struct member *from, const struct id128 *to)
 	return NULL;
 }
 
+static bool is_bulk(const struct peer_message *m)
+{
+	return m->type == PEER_DELIVER || m->type == PEER_SETTLE || m->type == PEER_HELD;
+}
+
 static bool port_send(void *self, const struct id128 *to, const struct peer_message *msg)
 {
 	struct member *from = self;
 	struct way *w = way_to(from, to);
 
-	return w && !from->full && way_send(w, msg);
+	return w && !(from->full && is_bulk(msg)) && way_send(w, msg);
 }
 
 static void port_send_all(void *self, const struct peer_message *msg)

@@ -24,7 +24,7 @@ void mesh_join(struct mesh *m, uint32_t no, struct bus *bus, struct dispatch *d)
 void mesh_leave(struct mesh *m, uint32_t no);            /* it died: the others hear of it */
 void mesh_tick(struct mesh *m);                          /* links that should be up come up */
 void mesh_cut(struct mesh *m, uint32_t a, uint32_t b);   /* now; mesh_tick brings it back */
-void mesh_block(struct mesh *m, uint32_t no, bool full); /* what it sends is refused */
+void mesh_block(struct mesh *m, uint32_t no, bool full); /* as links.h says */
 /* Something that its dispatch never said. */
 void mesh_say(struct mesh *m, uint32_t from, uint32_t to, const struct peer_message *msg);
 uint64_t mesh_messages(const struct mesh *m); /* delivered so far */

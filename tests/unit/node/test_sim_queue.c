@@ -1,7 +1,7 @@
 /* A work queue on three linked nodes over the fault simulator: consumers that acknowledge, refuse,
- * give up, hold too long and vanish; nodes that die. In the end every stored event was acknowledged
- * or is a dead letter, no attempt has a number above the policy's, and of an ordered queue no event
- * came before an earlier one of its key was over.
+ * give up, hold too long and vanish; nodes that die, links that break or take nothing. In the end
+ * every stored event was acknowledged or is a dead letter, no attempt has a number above the
+ * policy's, and of an ordered queue no event came before an earlier one of its key was over.
  *
  *     test_sim_queue --seed N     one seed
  *     test_sim_queue --seeds N    that many */
@@ -34,7 +34,7 @@ enum {
 	HELD_MAX = 64,
 	ATTEMPTS = 4,
 	SETTLE_MAX_MS = 240000,
-	SEEDS_DEFAULT = 60,
+	SEEDS_DEFAULT = 240,
 };
 
 struct node {
@@ -75,6 +75,7 @@ static struct world {
 	uint64_t last_conn;
 	uint64_t sub_id;
 	bool ordered;
+	bool flaky; /* its links are */
 	bool calm;
 	char problem[200];
 } w;
@@ -361,6 +362,24 @@ static void publish(struct node *n)
 	appender_publish(n->appender, &w.tenant, &ev, (struct publisher){1, id});
 }
 
+/* Links break, and fill up; in the end they are what they should be. */
+static void links_tick(void)
+{
+	uint32_t no = (uint32_t)sim_random(w.sim, NODES);
+
+	if (!w.flaky)
+		return;
+	if (w.calm) {
+		for (uint32_t i = 0; i < NODES; i++)
+			mesh_block(w.mesh, i, false);
+		w.flaky = false;
+	} else if (chance(15)) {
+		mesh_cut(w.mesh, no, (no + 1) % NODES);
+	} else if (chance(100)) {
+		mesh_block(w.mesh, no, chance(300));
+	}
+}
+
 static void tick(void)
 {
 	for (uint32_t i = 0; i < NODES; i++) {
@@ -375,6 +394,7 @@ static void tick(void)
 	}
 	for (size_t i = 0; i < CLIENTS; i++)
 		client_tick(&w.clients[i]);
+	links_tick();
 	for (uint32_t i = 0; i < NODES; i++) {
 		if (!w.nodes[i])
 			continue;
@@ -426,6 +446,7 @@ static const char *run_seed(uint64_t seed, bool trace)
 	w = (struct world){.sim = sim_new(seed, seed % 3 ? &faults : &none)};
 	w.tenant = (struct tenant){.id = 1, .weight = 1, .partitions = 1};
 	w.ordered = seed % 2;
+	w.flaky = seed / 2 % 2;
 	sim_loop_begin(w.sim);
 	sim_set_trace(w.sim, trace);
 	w.mesh = mesh_new(w.sim, 2);
