@@ -442,6 +442,21 @@ void away_park(struct subscription *s, const struct consumer *gone)
 		               &(struct parting){&s->queue->retry, gone});
 }
 
+/* Our database is away, and what a timer id means may not be what it was: the owner sends these
+ * again, if it knows better. */
+void away_forget_rows(struct subscription *s)
+{
+	struct place *pl = &s->queue->retry;
+
+	for (size_t i = 0; i < pl->feed.n_held; i++) {
+		const struct feed_entry *e = &pl->feed.held[i];
+
+		if (e->state == FEED_SENT)
+			report(pl, e->seq, e->stamp, PEER_RETURNED, slice_str(""));
+	}
+	retry_forget(s->queue);
+}
+
 /* Were it not told, the owner would take what was in flight here to be so still. */
 bool away_leave(struct subscription *s)
 {

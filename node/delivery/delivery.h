@@ -398,6 +398,7 @@ void away_pump(struct subscription *s);   /* consumers, or their room, may have 
 void away_settled(struct place *pl, uint64_t seq);
 void away_result(struct place *pl, uint64_t seq, enum peer_result result, struct slice reason);
 void away_park(struct subscription *s, const struct consumer *gone);
+void away_forget_rows(struct subscription *s); /* queue: the bus is down */
 void away_room(struct subscription *s); /* its link takes more again */
 void away_sweep(struct subscription *s);
 void away_on_message(struct dispatch *d, const struct id128 *peer, const struct peer_message *m);

@@ -459,7 +459,7 @@ void subscription_stored(struct subscription *s)
 void subscription_suspend(struct subscription *s)
 {
 	if (s->away && s->queue && !s->space->dispatch->up)
-		retry_forget(s->queue);
+		away_forget_rows(s);
 	if (s->away)
 		return;
 	if (s->queue)
