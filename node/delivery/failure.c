@@ -73,6 +73,12 @@ static void arm(struct queue *q, uint32_t ms)
 	dispatch_after(q->sub->space->dispatch, ms, on_timer, q);
 }
 
+void failure_resume(struct queue *q)
+{
+	if (q->n_failures || q->n_done)
+		arm(q, q->sub->space->dispatch->settings.commit_every_ms);
+}
+
 static struct failure *failure_new(struct queue *q, enum bus_failure_kind kind, struct place *pl,
                                    uint64_t seq)
 {
@@ -382,8 +388,8 @@ static void on_timer(void *arg)
 	q->armed = false;
 	settle(q);
 	/* what could not go with it waits for a commit, a read or its answer */
-	if (!q->settling && (q->n_failures || q->n_done) && q->sub->state == SUBSCRIPTION_ACTIVE)
-		arm(q, q->sub->space->dispatch->settings.commit_every_ms);
+	if (!q->settling && q->sub->state == SUBSCRIPTION_ACTIVE)
+		failure_resume(q);
 }
 
 /* ---- settled -----------------------------------------------------------------------------------
@@ -509,8 +515,7 @@ static void answered(struct queue *q, struct settling *st)
 		q->settling = NULL;
 		settled(q, st);
 		settling_free(st);
-		if (q->n_failures || q->n_done)
-			arm(q, d->settings.commit_every_ms);
+		failure_resume(q);
 		queue_pump(q);
 		dispatch_drain_check(d);
 		return;

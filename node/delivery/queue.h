@@ -132,6 +132,7 @@ void failure_park(struct queue *q, struct place *pl, struct feed_entry *e, struc
                   uint64_t key);
 void failure_due(struct queue *q, uint64_t timer_id, uint64_t key); /* a parked row's turn */
 void failure_done(struct queue *q, uint64_t timer_id);              /* a row is done */
+void failure_resume(struct queue *q); /* it is ours: what was done while it was not is written */
 /* Get hold of the events of those that were not in the cache. */
 void failure_fetch(struct queue *q);
 /* Retention took [from, to): those whose events were not fetched yet are over. */

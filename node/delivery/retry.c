@@ -245,6 +245,7 @@ static void read_take(struct queue *q, const struct bus_retries *req)
 		q->waiting = req->waiting;
 		q->sub->space->dispatch->stats.retries_waiting += q->waiting;
 		q->loaded = true;
+		failure_resume(q);
 	}
 	if (req->next_in_ms != UINT64_MAX)
 		retry_expect(q, req->next_in_ms);

@@ -111,7 +111,8 @@ static void on_claim(struct bus_claim *req)
 		filters_take_until(share, req->stored_filters);
 	if (taken)
 		subscription_claimed(share, req);
-	else if (req->outcome == SQL_FATAL && share->queue && share->state == SUBSCRIPTION_CLAIMING)
+	else if (req->outcome == SQL_FATAL && share->queue && !req->create &&
+	         share->state == SUBSCRIPTION_CLAIMING)
 		absent = true;
 	else if (req->outcome == SQL_OK && share->state == SUBSCRIPTION_DEAD)
 		closing_claimed(d, req);

@@ -283,6 +283,91 @@ static void test_generation_change(void **state)
 	assert_int_equal(a.n_got, 12);
 }
 
+static void on_stolen(struct bus_claim *req)
+{
+	assert_int_equal(req->outcome, SQL_OK);
+	node.bus->ops->claim_release(node.bus, req);
+	*(bool *)req->arg = true;
+}
+
+/* What is processed while nobody owns the queue is written down by who owns it next. */
+static void test_done_while_not_ours(void **state)
+{
+	bool stolen = false;
+	struct bus_claim claim = {.done = on_stolen,
+	                          .arg = &stolen,
+	                          .tenant_id = node.tenant.id,
+	                          .kind = BUS_SUB_QUEUE,
+	                          .name = slice_str("q"),
+	                          .force = true};
+
+	(void)state;
+	a.answer = refuse_2;
+	connect_as(&node, &a, "a", true, 0, 10);
+	subscribe(&a, "$queue/q/t", 1);
+	publish_many(&node, "t", 2, 3);
+	until(&node, stats().retries_waiting == 1);
+	disconnect(&a, 0);
+	b.never_ack = true;
+	connect_as(&node, &b, "b", true, 0, 10);
+	subscribe(&b, "$queue/q", 1);
+	until(&node, b.n_got == 1);
+	node.bus->ops->claim(node.bus, &claim);
+	until(&node, stolen);
+	dispatch_on_taken(node.dispatch);
+	until(&node, stats().retries_waiting == 0);
+	session_answer(b.session, b.got[0].packet_id, 0, slice_str(""));
+	publish_many(&node, "t", 3, 4);
+	until(&node, b.n_got == 2); /* it is ours again */
+	assert_int_equal(b.got[1].n, 3);
+	turn_for(200);
+	assert_int_equal(stats().retries_waiting, 0);
+	assert_int_equal(b.n_got, 2);
+}
+
+static const struct bus_ops *real_ops;
+static unsigned n_claims;
+
+static void refuse_later(void *arg)
+{
+	struct bus_claim *req = arg;
+
+	req->outcome = SQL_FATAL;
+	req->done(req);
+}
+
+static void claim_refused(struct bus *bus, struct bus_claim *req)
+{
+	if (req->kind != BUS_SUB_QUEUE) {
+		real_ops->claim(bus, req);
+		return;
+	}
+	n_claims++;
+	loop_defer(node.loop, refuse_later, req);
+}
+
+/* A database that does not let a queue be made is not asked again and again without a pause. */
+static void test_refused_by_the_database(void **state)
+{
+	struct session_filter f = {.filter = slice_str("$queue/q/t"), .qos = 1};
+	struct session_subscribe sub = {
+	        .filters = &f, .n = 1, .policy = node.policy, .done = on_answered};
+	struct bus_ops ops = *node.bus->ops;
+
+	(void)state;
+	real_ops = node.bus->ops;
+	n_claims = 0;
+	ops.claim = claim_refused;
+	connect_as(&node, &a, "a", true, 0, 10);
+	node.bus->ops = &ops;
+	session_subscribe(a.session, &sub);
+	turn_for(250);
+	node.bus->ops = real_ops;
+	assert_in_range(n_claims, 2, 4);
+	until(&node, a.answered);
+	assert_int_equal(a.reason, 1);
+}
+
 /* ---- the cap and the breaker -------------------------------------------------------------------
  */
 
@@ -468,6 +553,8 @@ int main(void)
 	        TEST(test_lost_many_times),
 	        TEST(test_ack_timeout),
 	        TEST(test_generation_change),
+	        TEST(test_done_while_not_ours),
+	        TEST(test_refused_by_the_database),
 	        TEST(test_breaker),
 	        TEST(test_ordered),
 	        TEST(test_ordered_one_at_a_time),
