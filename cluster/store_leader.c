@@ -317,7 +317,9 @@ enum sql_outcome store_leader_fire(struct store_leader *l, const struct id128 *m
 		req->late_ms[req->n_late++] = now_ms - l->rows[i].due_ms;
 		batch_unref(l->rows[i].one);
 	}
-	memmove(l->rows + l->n - due, l->rows + l->n - due + n, (due - n) * sizeof *l->rows);
+	if (due > n)
+		memmove(l->rows + l->n - due, l->rows + l->n - due + n,
+		        (due - n) * sizeof *l->rows);
 	l->n -= n;
 	req->next_in_ms = due > n ? 0 : next_ms == NEVER ? UINT64_MAX : next_ms - now_ms;
 	gather_seal(out);

@@ -130,7 +130,7 @@ bool mqtt_will_store(struct mqtt_client *c, bool present)
 
 void mqtt_will_again(struct mqtt_client *c)
 {
-	if (c->will && c->state == MQTT_CONNECTED)
+	if (c->will && c->will_stored) /* or on its way, perhaps under the session of before */
 		publish(c, c->will, EVENT_WILL, (struct publisher){0});
 }
 
