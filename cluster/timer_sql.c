@@ -39,10 +39,15 @@ static size_t row_bytes(void *arg, size_t i)
 	return batch_bytes(run->rows[i].one);
 }
 
+static uint64_t due_of(const struct event *ev)
+{
+	if (ev->when == EVENT_WILL)
+		return DUE_NEVER;
+	return ev->when == EVENT_AFTER ? DUE_AFTER : DUE_AT;
+}
+
 static void row_params(void *arg, size_t i, struct sql_param *out)
 {
-	static const uint64_t due[] = {
-	        [EVENT_AT] = DUE_AT, [EVENT_AFTER] = DUE_AFTER, [EVENT_WILL] = DUE_NEVER};
 	const struct run *run = arg;
 	const struct event *ev = &run->rows[i].ev;
 	const struct batch *one = run->rows[i].one;
@@ -53,7 +58,7 @@ static void row_params(void *arg, size_t i, struct sql_param *out)
 
 	out[0] = sql_u64(kind_of(ev));
 	out[1] = sql_u64(batch_tenant(one));
-	out[2] = sql_u64(due[ev->when]);
+	out[2] = sql_u64(due_of(ev));
 	out[3] = sql_u64(ev->when_ms * 1000);
 	out[4] = sql_bytes(ev->owner.p, ev->owner.n);
 	out[5] = ev->name.n ? sql_bytes(ev->name.p, ev->name.n) : sql_null();

@@ -111,11 +111,12 @@ struct subscription {
 	struct space *space;
 	enum bus_sub_kind kind;
 	enum subscription_state state;
-	bool durable; /* has a row */
-	uint64_t id;  /* durable: the row's */
+	uint64_t id; /* durable: the row's */
 	uint64_t epoch;
 	uint32_t requests; /* bus requests that hold a pointer to it */
-	char *name;        /* share: NAME/FILTER, the map's key */
+	bool durable;      /* has a row */
+	bool pumping;
+	char *name; /* share: NAME/FILTER, the map's key */
 
 	struct filter *filters; /* session kind: only the plain ones are in the trie */
 	size_t n_filters;
@@ -126,28 +127,27 @@ struct subscription {
 	size_t turn;     /* round robin */
 	uint32_t served; /* events given in this turn */
 
-	/* session kind */
-	struct session *session;
 	/* share kind */
 	uint32_t members;  /* sessions in memory that have it among their filters */
 	uint32_t expiry_s; /* kept so long after its last member: the longest of theirs */
 	enum session_start_at start;
 	uint64_t start_value;
 	struct op_list waiting; /* who waits for it to become active, or attached */
-	bool claim_due;         /* it will be claimed after a pause */
 	struct away *away;      /* another node owns it; see away.c */
 	uint64_t held_epoch;    /* what its feeds hold was delivered under this one */
 	LIST_HEAD(, remote) remotes;
 	uint32_t n_awaited; /* of them have not told what they have in flight: it waits */
+	bool claim_due;     /* it will be claimed after a pause */
+	bool checking;      /* others_check is under way */
+	bool yielding;      /* the node is leaving: nothing more is delivered */
 	uint64_t await_until_ms;
-	bool checking; /* others_check is under way */
-	bool yielding; /* the node is leaving: nothing more is delivered */
+	/* session kind */
+	struct session *session;
 	/* queue kind: as a share, and what queue.h says */
 	struct queue *queue;
 
 	uint64_t mark; /* the event last matched, and how */
 	struct match match;
-	bool pumping;
 	TAILQ_ENTRY(subscription) link; /* on dispatch->durable */
 };
 
