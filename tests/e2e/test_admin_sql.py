@@ -12,7 +12,7 @@ from leat import mqtt, pki, stack
 from leat.stack import wait_for
 from leat.token import Signer
 
-SOON_S = 2  # every change is in force on every node by then
+SOON_S = 1 + stack.TTL / 6  # every change is in force on every node by then, which is its next renewal
 KEPT = {"clean": False, "props": [("session_expiry", 300)]}
 ISSUER = "https://sql.test"
 

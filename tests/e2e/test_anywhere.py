@@ -12,9 +12,8 @@ from collections import Counter
 import pytest
 
 from leat import mqtt, stack
-from leat.stack import Node, wait_for
+from leat.stack import TTL, Node, wait_for
 
-TTL = 6
 KEPT = {"clean": False, "props": [("session_expiry", 300)]}
 
 

@@ -78,6 +78,7 @@ def test_lines(good):
     assert "change: SET GLOBAL max_connections=970" in run.stdout
 
 
+@pytest.mark.skipif(stack.ENGINE == "galera", reason="a member does not start like that")
 def test_everything_wrong(tmp_path):
     with server(tmp_path / "db", BAD_SETTINGS) as db:
         status, report, checks = doctor(db.dsn)

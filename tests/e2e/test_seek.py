@@ -8,7 +8,7 @@ import pytest
 
 from leat import stack
 
-NOTICED_S = 1.5 * stack.SLOW  # a node that has it in memory looks with its next renewal
+NOTICED_S = (stack.TTL / 6 + 0.5) * stack.SLOW  # a node that has it in memory looks with its next renewal
 KEPT = {"clean": False, "props": [("session_expiry", 300)]}
 
 

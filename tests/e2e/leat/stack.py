@@ -22,6 +22,7 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", "..")
 LEAT = os.path.abspath(os.environ.get("LEAT_BIN", os.path.join(ROOT, "build", "leat")))
 DEV_SERVER = os.path.join(ROOT, "sql", "dev-server")
 ENGINE = os.environ.get("LEAT_ENGINE", "mariadb")  # or mysql, galera
+TTL = 15 if ENGINE == "galera" else 6  # of a node's session, unless --ttl says: six renewals
 SLOW = float(os.environ.get("LEAT_TEST_SLOW", "1"))  # stretches waits, for sanitizer builds
 BAD_LOG = re.compile(r"(Address|Leak|Thread|Memory|UndefinedBehavior)Sanitizer|runtime error: "
                      r"|[Aa]ssertion .* failed|stack smashing|level=fatal")
