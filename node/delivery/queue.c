@@ -140,9 +140,9 @@ const char *queue_objection(const struct queue *q, const struct session *s, stru
 	for (size_t i = 0; i < sub->n_filters; i++) {
 		const struct filter *f = &sub->filters[i];
 
-		if (!f->text || !s->ops || !s->ops->may_subscribe ||
+		if (!f->text || !s->conn_id || !s->ops->may_subscribe ||
 		    s->ops->may_subscribe(s->conn, f->match))
-			continue;
+			continue; /* one whose client is away is asked when that is back */
 		*reason = MQTT_REASON_NOT_AUTHORIZED;
 		return "the token's acl does not allow subscribing to the filter of this queue";
 	}

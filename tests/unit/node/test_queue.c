@@ -135,6 +135,27 @@ static void test_a_session_comes_back(void **state)
 	assert_int_equal(a.n_got, 0);
 }
 
+/* Its client is away for a moment while the queue is claimed again: who could be asked? */
+static void test_claimed_while_its_client_is_away(void **state)
+{
+	(void)state;
+	connect_as(&node, &a, "a", true, 600, 4);
+	subscribe(&a, "$queue/q/t/#", 1);
+	connect_as(&node, &b, "b", true, 600, 4);
+	subscribe(&b, "$queue/q", 1);
+	disconnect(&a, 600);
+	dispatch_on_state(node.dispatch, BUS_DOWN);
+	dispatch_on_state(node.dispatch, BUS_UP);
+	publish_many(&node, "t/1", 0, 4);
+	until(&node, b.n_got == 4);
+	a.denied = "t/#";
+	connect_as(&node, &a, "a", false, 600, 4);
+	disconnect(&b, 0);
+	publish_many(&node, "t/1", 4, 8);
+	turn_for(50);
+	assert_int_equal(a.n_got, 0);
+}
+
 /* ---- failing -----------------------------------------------------------------------------------
  */
 
@@ -546,6 +567,7 @@ int main(void)
 	        TEST(test_what_cannot_be_joined),
 	        TEST(test_outlives_its_consumers),
 	        TEST(test_a_session_comes_back),
+	        TEST(test_claimed_while_its_client_is_away),
 	        TEST(test_failed_is_tried_again),
 	        TEST(test_given_up_at_once),
 	        TEST(test_retry_comes_after_its_consumer_left),
