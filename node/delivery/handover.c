@@ -39,8 +39,13 @@ static void await_over(void *arg)
 {
 	struct subscription *s = arg;
 
-	if (s->state != SUBSCRIPTION_ACTIVE || clock_now_ms() < s->await_until_ms)
+	if (s->state != SUBSCRIPTION_ACTIVE)
 		return;
+	if (clock_now_ms() < s->await_until_ms) { /* of an earlier claim, or a little early */
+		dispatch_after(s->space->dispatch, (uint32_t)(s->await_until_ms - clock_now_ms()),
+		               await_over, s);
+		return;
+	}
 	if (s->n_awaited)
 		log_warn("handover", "tenant=%u sub=%" PRIu64 " silent_peers=%u",
 		         s->space->tenant_id, s->id, s->n_awaited);
