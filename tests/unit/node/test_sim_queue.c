@@ -380,6 +380,15 @@ static void links_tick(void)
 	}
 }
 
+/* It loses its database for a moment, and nothing else. */
+static void node_blink(struct node *n)
+{
+	if (n->bus->state != BUS_UP)
+		return;
+	on_state(n, BUS_DOWN);
+	on_state(n, BUS_UP);
+}
+
 static void tick(void)
 {
 	for (uint32_t i = 0; i < NODES; i++) {
@@ -389,6 +398,8 @@ static void tick(void)
 			node_start(i);
 		else if (n && (n->bus->state == BUS_ENDED || (!w.calm && chance(2))))
 			node_kill(i);
+		else if (n && !w.calm && chance(8))
+			node_blink(n);
 		else if (n && w.published < EVENTS && chance(200))
 			publish(n);
 	}
