@@ -9,7 +9,7 @@ import signal
 import time
 
 from leat.stack import SLOW
-from world import FAKETIME, GALERA, utc
+from world import FAKETIME, GALERA, stat_of, utc
 
 SLACK_S = 1.5  # from a TTL's end until what a node sent before has been read
 LIGHT = ("client", "lose-reply", "lose-request", "db-cut", "peer-cut")
@@ -145,8 +145,14 @@ class Faults:
         node.begin(wait=True)
         time.sleep(self.rng.uniform(0, 0.5))
         old.send_signal(signal.SIGCONT)
-        self.world.wait(lambda: old.poll() is not None, "a replaced node ends")
+        self.world.wait(lambda: self.ended(old), "a replaced node ends")
         node.others.remove(old)
+
+    def ended(self, process):
+        """One that stops itself at its named place goes on."""
+        if stat_of(process.pid) == "T":
+            process.send_signal(signal.SIGCONT)
+        return process.poll() is not None
 
     def fault_drain(self, node):
         self.world.witness.excused.add(node.argv[node.argv.index("--name") + 1])

@@ -168,10 +168,10 @@ class World:
         self.subscribers += self.slow
         self.subscriptions = {"sub-all": "k/#", "sub-v3": "k/+", "share": "k/#",
                               **{s.name: "k/both" for s in self.slow}}
-        self.queues = {"work": "k/#", "ordered": "k/both"} if self.options.queues else {}
-        for i in range(3 if self.queues else 0):
+        self.queues = {"work": "k/#", "ordered": "k/two"}  # what one consumer of one key can keep up with
+        for i in range(3):
             self.subscribers.append(Worker(door(i), h, f"work-{i}", "work", "k/#", version=4 if i == 1 else 5))
-            self.subscribers.append(Worker(door(i + 1), h, f"ordered-{i}", "ordered", "k/both", ordered=True))
+            self.subscribers.append(Worker(door(i + 1), h, f"ordered-{i}", "ordered", "k/two", ordered=True))
         self.subscriptions.update(self.queues)
         self.unordered = {"share", "work"}
         self.publishers = [
