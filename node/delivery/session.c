@@ -155,7 +155,7 @@ static enum peer_result result_of(uint8_t reason)
 bool session_answer(struct session *s, uint16_t packet_id, uint8_t reason, struct slice text)
 {
 	struct slot slot;
-	char code[sizeof "PUBACK 0x00"];
+	char code[sizeof "PUBACK 0x00"] = "";
 
 	if (!packet_id || packet_id > s->n_slots || !s->slots[packet_id - 1].used)
 		return false;
@@ -165,7 +165,8 @@ bool session_answer(struct session *s, uint16_t packet_id, uint8_t reason, struc
 		s->in_flight--;
 	if (slot.place) {
 		s->space->dispatch->stats.settled++;
-		snprintf(code, sizeof code, "PUBACK 0x%02x", reason);
+		if (reason >= 0x80 && !text.n) /* nearly all are 0, and need no words */
+			snprintf(code, sizeof code, "PUBACK 0x%02x", reason);
 		place_result(slot.place, slot.seq, result_of(reason),
 		             text.n ? text : slice_str(code));
 	}
