@@ -195,16 +195,25 @@ static void wait_for_room(struct tenant_queue *q, uint64_t conn_id)
 	q->waiting[q->n_waiting++] = conn_id;
 }
 
+static void queue_scheduled(struct tenant_queue *q, const struct event *ev, struct publisher from)
+{
+	struct event placed = *ev;
+
+	placed.partition_id = event_partition(ev, q->n_partitions);
+	queue_event(q, head_of(q, BATCH_SCHEDULED), &placed, from);
+}
+
 bool appender_publish(struct appender *a, const struct tenant *t, const struct event *ev,
                       struct publisher from)
 {
 	struct tenant_queue *q = map_get(&a->tenants, &t->id, sizeof t->id);
-	struct event placed = *ev;
 
 	if (!q)
 		q = queue_new(a, t);
-	placed.partition_id = event_partition(ev, q->n_partitions);
-	queue_event(q, head_of(q, ev->when ? BATCH_SCHEDULED : placed.partition_id), &placed, from);
+	if (ev->when)
+		queue_scheduled(q, ev, from);
+	else
+		queue_event(q, head_of(q, event_partition(ev, q->n_partitions)), ev, from);
 	if (q->bytes < APPENDER_TENANT_MAX && a->bytes < APPENDER_NODE_MAX)
 		return false;
 	a->full = a->full || a->bytes >= APPENDER_NODE_MAX;
