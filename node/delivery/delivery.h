@@ -312,6 +312,7 @@ struct filter *filter_find(struct subscription *s, struct slice text);
 struct filter *filter_add(struct subscription *s, struct slice text);
 void filter_plant(struct subscription *s, struct filter *f);
 void filter_remove(struct subscription *s, struct filter *f);
+void filter_clear(struct filter *f); /* the same for one that is not in the trie */
 size_t filter_count(const struct subscription *s);
 bool filter_applies(const struct filter *f, const struct subscription *s, uint32_t partition,
                     uint64_t seq, const struct event *ev);
@@ -399,7 +400,7 @@ void away_settled(struct place *pl, uint64_t seq);
 void away_result(struct place *pl, uint64_t seq, enum peer_result result, struct slice reason);
 void away_park(struct subscription *s, const struct consumer *gone);
 void away_forget_rows(struct subscription *s); /* queue: the bus is down */
-void away_room(struct subscription *s); /* its link takes more again */
+void away_room(struct subscription *s);        /* its link takes more again */
 void away_sweep(struct subscription *s);
 void away_on_message(struct dispatch *d, const struct id128 *peer, const struct peer_message *m);
 bool away_is_from(const struct subscription *s, const struct id128 *owner);

@@ -60,14 +60,19 @@ void filter_plant(struct subscription *s, struct filter *f)
 	trie_add(s->space->trie, f->match, s, (uint32_t)(f - s->filters));
 }
 
-void filter_remove(struct subscription *s, struct filter *f)
+void filter_clear(struct filter *f)
 {
-	if (!f->share)
-		trie_remove(s->space->trie, f->match, s, (uint32_t)(f - s->filters));
 	free(f->text);
 	free(f->since);
 	free(f->until);
 	*f = (struct filter){0};
+}
+
+void filter_remove(struct subscription *s, struct filter *f)
+{
+	if (!f->share)
+		trie_remove(s->space->trie, f->match, s, (uint32_t)(f - s->filters));
+	filter_clear(f);
 }
 
 void filter_set_until(const struct subscription *s, struct filter *f, const uint64_t *until)

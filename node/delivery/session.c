@@ -228,9 +228,7 @@ static void leave_shares(struct session *s)
 			s->sub->filters[i].share = NULL;
 			share_leave(share, s);
 			/* it was never in the trie under this subscription */
-			free(s->sub->filters[i].text);
-			free(s->sub->filters[i].since);
-			s->sub->filters[i] = (struct filter){0};
+			filter_clear(&s->sub->filters[i]);
 		}
 	}
 }

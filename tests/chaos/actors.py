@@ -239,7 +239,10 @@ class Subscriber(Actor):
         return mqtt.puback(packet_id, version=self.version)
 
     def check_silence(self):
-        """A node that cannot renew its session says nothing any more once its TTL is over."""
+        """A node that cannot renew its session says nothing any more once its TTL is over, but for what
+        a live owner sends it over their link: shares and queues."""
+        if self.filter.startswith("$"):
+            return
         silent_from = getattr(getattr(self.node, "at", None), "silent_from", None)
         if silent_from and time.monotonic() > silent_from:
             self.history.violation("self-fencing", f"{self.name} got an event from a node that had not "
