@@ -313,15 +313,13 @@ static bool claim_together(struct sql_conn *c, const struct id128 *me, struct cl
 {
 	enum sql_outcome outcomes[TOGETHER];
 	enum sql_outcome o = SQL_OK;
+	bool good = true;
 	size_t n = 0;
-	bool good;
 
-	while (n < claims->n) {
+	for (; good && n < claims->n; n++) {
 		outcomes[n] = claim_one(c, me, claims->reqs[n], &claims->rows[n]);
-		if (outcomes[n++] != SQL_OK && !claims->rows[n - 1].refused)
-			break;
+		good = outcomes[n] == SQL_OK || claims->rows[n].refused;
 	}
-	good = n == claims->n && (outcomes[n - 1] == SQL_OK || claims->rows[n - 1].refused);
 	if (good)
 		o = tell_owners(c, claims->rows, n);
 	if (good && o == SQL_OK)
