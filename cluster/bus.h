@@ -208,8 +208,8 @@ struct bus_claim {
 	uint64_t subscription_id;
 	uint64_t epoch;
 	uint32_t stored_expiry_s;
-	struct slice stored_filters; /* this and cursors live until bus_claim_release() */
 	uint32_t n_cursors;
+	struct slice stored_filters; /* this and cursors live until bus_claim_release() */
 	struct bus_cursor *cursors;
 	void *memory; /* the backend's: what the results point to */
 };
