@@ -1,6 +1,7 @@
 #include "tests/bus_suite.h"
 
 #include "base/clock.h"
+#include "base/mem.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -370,7 +371,7 @@ static void test_many_claims(void **state)
 	struct bus_env *env = *state;
 	struct bus_cursor start = {.partition_id = 0, .acked_through = 7};
 	struct bus_claim taken = claim_of(env, &start, 1);
-	struct bus_claim claims[MANY];
+	struct bus_claim *claims = xcalloc(MANY, sizeof *claims);
 	bool done[MANY] = {false};
 	char names[MANY][16];
 
@@ -403,6 +404,7 @@ static void test_many_claims(void **state)
 	}
 	if (env->other)
 		release(env, &taken);
+	free(claims);
 }
 
 /* The same client id under another subject or kind is another subscription. */

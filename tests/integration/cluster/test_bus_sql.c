@@ -525,7 +525,7 @@ static void on_any_claim(struct bus_claim *req)
 static void test_a_locked_claim_is_alone(void **state)
 {
 	struct bus_env *env = *state;
-	struct bus_claim claims[4];
+	struct bus_claim *claims = xcalloc(4, sizeof *claims);
 	bool done[4] = {false};
 	char names[4][8];
 	char text[200];
@@ -555,6 +555,7 @@ static void test_a_locked_claim_is_alone(void **state)
 			assert_int_equal(claims[i].epoch, 2);
 	}
 	sql_rollback(admin);
+	free(claims);
 }
 
 /* A session that stands still is ended by who looks, and its subscriptions are free then. */
