@@ -1,9 +1,8 @@
 #include "node/cli/admin_run.h"
 
-#include "node/cli/options.h"
-
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { TRIES = 5 }; /* of a transaction that another one got in the way of */
 
@@ -32,7 +31,7 @@ static int run_on(struct sql_conn *c, admin_fn *fn, const void *arg, struct err 
 	}
 }
 
-int admin_run(const char *command, const char *db, admin_fn *fn, const void *arg)
+static int run_once(const char *command, const char *db, admin_fn *fn, const void *arg)
 {
 	struct sql_limits limits = SQL_LIMITS_DEFAULT;
 	struct err e = {0};
@@ -53,4 +52,45 @@ int admin_run(const char *command, const char *db, admin_fn *fn, const void *arg
 	if (rc < 0)
 		fprintf(stderr, "%s: %s\n", command, e.text);
 	return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static int usage(const struct admin_command *command, bool asked)
+{
+	FILE *f = asked ? stdout : stderr;
+
+	fprintf(f, "usage: leat %s VERB%s [options]\n\n", command->name, command->operands);
+	for (size_t i = 0; i < command->n_verbs; i++)
+		fprintf(f, "  %-12s %s\n", command->verbs[i].name, command->verbs[i].spec.about);
+	fprintf(f, "\nleat %s VERB --help lists the options\n", command->name);
+	return asked ? EXIT_SUCCESS : OPTIONS_EXIT_USAGE;
+}
+
+static int run_verb(const struct admin_command *command, const struct admin_verb *v)
+{
+	struct err e;
+
+	if (command->check && command->check(command->options, &e) < 0) {
+		fprintf(stderr, "%s: %s\n", command->name, e.text);
+		return OPTIONS_EXIT_USAGE;
+	}
+	return run_once(command->name, *command->db, v->run, command->options);
+}
+
+int admin_run(const struct admin_command *command, int argc, char **argv)
+{
+	const char *word = argc > 1 ? argv[1] : "";
+
+	for (size_t i = 0; i < command->n_verbs; i++) {
+		const struct admin_verb *v = &command->verbs[i];
+		int rc;
+
+		if (strcmp(word, v->name) != 0)
+			continue;
+		if (!options_take(&v->spec, argc - 1, argv + 1, command->options, &rc))
+			return rc;
+		rc = run_verb(command, v);
+		options_release(&v->spec, command->options);
+		return rc;
+	}
+	return usage(command, strcmp(word, "--help") == 0 || strcmp(word, "help") == 0);
 }

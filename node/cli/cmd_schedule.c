@@ -20,22 +20,15 @@ struct schedule_options {
 
 #define FIELD(f) offsetof(struct schedule_options, f)
 
-#define OPT_DB                                                                          \
-	{                                                                               \
-		"db", 0, OPTION_TEXT, FIELD(db),                                        \
-		        .arg = "DSN",                                                   \
-		        .help = "mysql://user:password@host:port/schema?socket=PATH&…", \
-		        .flags = OPTION_REQUIRED | OPTION_SECRET                        \
+#define OPT_TENANT                                                                       \
+	{                                                                                \
+		"tenant", 0, OPTION_TEXT, FIELD(tenant), .arg = "NAME", .help = "whose", \
+		                                         .flags = OPTION_REQUIRED        \
 	}
 #define OPT_NAME                                                                             \
 	{                                                                                    \
 		"name", 0, OPTION_ARGS, FIELD(names), .arg = "NAME", .help = "the schedule", \
 		                                      .min = 1, .max = 1                     \
-	}
-#define OPT_TENANT                                                                       \
-	{                                                                                \
-		"tenant", 0, OPTION_TEXT, FIELD(tenant), .arg = "NAME", .help = "whose", \
-		                                         .flags = OPTION_REQUIRED        \
 	}
 
 static struct sql_param text(const char *s)
@@ -160,11 +153,7 @@ static const struct option create_rows[] = {
         OPT_DB,
 };
 
-static const struct verb {
-	const char *name;
-	admin_fn *run;
-	struct options spec;
-} verbs[] = {
+static const struct admin_verb verbs[] = {
         {"create",
          create,
          {"schedule create", "publish an event at each tick", OPTIONS_ROWS(create_rows)}},
@@ -178,32 +167,15 @@ static const struct verb {
          {"schedule delete", "what it published stays", OPTIONS_ROWS(name_rows)}},
 };
 
-static int usage(bool asked)
-{
-	FILE *f = asked ? stdout : stderr;
-
-	fputs("usage: leat schedule VERB [NAME] [options]\n\n", f);
-	for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
-		fprintf(f, "  %-12s %s\n", verbs[i].name, verbs[i].spec.about);
-	fputs("\nleat schedule VERB --help lists the options\n", f);
-	return asked ? EXIT_SUCCESS : OPTIONS_EXIT_USAGE;
-}
-
 int cmd_schedule(int argc, char **argv)
 {
-	const char *word = argc > 1 ? argv[1] : "";
+	struct schedule_options o = {0};
+	struct admin_command command = {.name = "schedule",
+	                                .operands = " [NAME]",
+	                                .verbs = verbs,
+	                                .n_verbs = sizeof verbs / sizeof *verbs,
+	                                .options = &o,
+	                                .db = &o.db};
 
-	for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
-		struct schedule_options o = {0};
-		int rc;
-
-		if (strcmp(word, verbs[i].name) != 0)
-			continue;
-		if (!options_take(&verbs[i].spec, argc - 1, argv + 1, &o, &rc))
-			return rc;
-		rc = admin_run("schedule", o.db, verbs[i].run, &o);
-		options_release(&verbs[i].spec, &o);
-		return rc;
-	}
-	return usage(strcmp(word, "--help") == 0 || strcmp(word, "help") == 0);
+	return admin_run(&command, argc, argv);
 }

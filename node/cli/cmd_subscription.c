@@ -22,13 +22,6 @@ static const char *const kinds[] = {"session", "share", "queue"};
 
 #define FIELD(f) offsetof(struct subscription_options, f)
 
-#define OPT_DB                                                                          \
-	{                                                                               \
-		"db", 0, OPTION_TEXT, FIELD(db),                                        \
-		        .arg = "DSN",                                                   \
-		        .help = "mysql://user:password@host:port/schema?socket=PATH&…", \
-		        .flags = OPTION_REQUIRED | OPTION_SECRET                        \
-	}
 #define OPT_TENANT                                                                             \
 	{                                                                                      \
 		"tenant", 0, OPTION_TEXT, FIELD(tenant), .arg = "NAME", .help = "whose it is", \
@@ -140,11 +133,7 @@ static int delete (struct sql_conn *c, const void *arg, struct err *e)
 	return 0;
 }
 
-static const struct verb {
-	const char *name;
-	admin_fn *run;
-	struct options spec;
-} verbs[] = {
+static const struct admin_verb verbs[] = {
         {"list",
          list,
          {"subscription list", "a tenant's durable subscriptions and how far behind they are",
@@ -159,32 +148,15 @@ static const struct verb {
           OPTIONS_ROWS(delete_rows)}},
 };
 
-static int usage(bool asked)
-{
-	FILE *f = asked ? stdout : stderr;
-
-	fputs("usage: leat subscription VERB [options]\n\n", f);
-	for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
-		fprintf(f, "  %-12s %s\n", verbs[i].name, verbs[i].spec.about);
-	fputs("\nleat subscription VERB --help lists the options\n", f);
-	return asked ? EXIT_SUCCESS : OPTIONS_EXIT_USAGE;
-}
-
 int cmd_subscription(int argc, char **argv)
 {
-	const char *word = argc > 1 ? argv[1] : "";
+	struct subscription_options o = {0};
+	struct admin_command command = {.name = "subscription",
+	                                .operands = "",
+	                                .verbs = verbs,
+	                                .n_verbs = sizeof verbs / sizeof *verbs,
+	                                .options = &o,
+	                                .db = &o.db};
 
-	for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
-		struct subscription_options o = {0};
-		int rc;
-
-		if (strcmp(word, verbs[i].name) != 0)
-			continue;
-		if (!options_take(&verbs[i].spec, argc - 1, argv + 1, &o, &rc))
-			return rc;
-		rc = admin_run("subscription", o.db, verbs[i].run, &o);
-		options_release(&verbs[i].spec, &o);
-		return rc;
-	}
-	return usage(strcmp(word, "--help") == 0 || strcmp(word, "help") == 0);
+	return admin_run(&command, argc, argv);
 }

@@ -20,13 +20,6 @@ struct tenant_options {
 
 #define FIELD(f) offsetof(struct tenant_options, f)
 
-#define OPT_DB                                                                          \
-	{                                                                               \
-		"db", 0, OPTION_TEXT, FIELD(db),                                        \
-		        .arg = "DSN",                                                   \
-		        .help = "mysql://user:password@host:port/schema?socket=PATH&…", \
-		        .flags = OPTION_REQUIRED | OPTION_SECRET                        \
-	}
 #define OPT_NAME                                                                           \
 	{                                                                                  \
 		"name", 0, OPTION_ARGS, FIELD(names), .arg = "NAME", .help = "the tenant", \
@@ -45,15 +38,14 @@ struct tenant_options {
 
 /* ---- the verbs: one transaction each ---- */
 
-typedef int verb_fn(struct sql_conn *c, const struct tenant_options *o, struct err *e);
-
 static struct slice issuer_of(const struct tenant_options *o)
 {
 	return o->issuer ? slice_str(o->issuer) : o->name;
 }
 
-static int tenant_create(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int tenant_create(struct sql_conn *c, const void *options, struct err *e)
 {
+	const struct tenant_options *o = options;
 	struct tenant_admin_new t = {.name = o->name,
 	                             .weight = (uint16_t)o->weight,
 	                             .partitions = (uint16_t)o->partitions};
@@ -66,9 +58,11 @@ static int tenant_create(struct sql_conn *c, const struct tenant_options *o, str
 	return 0;
 }
 
-static int set_state(struct sql_conn *c, const struct tenant_options *o, enum tenant_state state,
+static int set_state(struct sql_conn *c, const void *options, enum tenant_state state,
                      struct err *e)
 {
+	const struct tenant_options *o = options;
+
 	if (tenant_admin_set_state(c, o->name, state, e) < 0)
 		return -1;
 	printf("tenant %s is %s; nodes follow within 2 s\n", o->names.v[0],
@@ -76,19 +70,19 @@ static int set_state(struct sql_conn *c, const struct tenant_options *o, enum te
 	return 0;
 }
 
-static int tenant_suspend(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int tenant_suspend(struct sql_conn *c, const void *options, struct err *e)
 {
-	return set_state(c, o, TENANT_SUSPENDED, e);
+	return set_state(c, options, TENANT_SUSPENDED, e);
 }
 
-static int tenant_resume(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int tenant_resume(struct sql_conn *c, const void *options, struct err *e)
 {
-	return set_state(c, o, TENANT_ACTIVE, e);
+	return set_state(c, options, TENANT_ACTIVE, e);
 }
 
-static int tenant_delete(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int tenant_delete(struct sql_conn *c, const void *options, struct err *e)
 {
-	return set_state(c, o, TENANT_DELETED, e);
+	return set_state(c, options, TENANT_DELETED, e);
 }
 
 static void print_tenant(void *arg, const struct tenant *t)
@@ -98,9 +92,9 @@ static void print_tenant(void *arg, const struct tenant *t)
 	       t->weight, t->partitions);
 }
 
-static int tenant_list(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int tenant_list(struct sql_conn *c, const void *options, struct err *e)
 {
-	(void)o;
+	(void)options;
 	printf("%-32s %10s %-10s %6s %10s\n", "NAME", "ID", "STATE", "WEIGHT", "PARTITIONS");
 	return tenant_admin_list(c, print_tenant, NULL, e);
 }
@@ -113,8 +107,9 @@ static void print_limit(const char *name, uint64_t value)
 		printf("%-20s default\n", name);
 }
 
-static int tenant_show(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int tenant_show(struct sql_conn *c, const void *options, struct err *e)
 {
+	const struct tenant_options *o = options;
 	struct tenant_admin_row row;
 	const struct tenant *t = &row.tenant;
 
@@ -134,8 +129,9 @@ static int tenant_show(struct sql_conn *c, const struct tenant_options *o, struc
 	return 0;
 }
 
-static int key_add(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int key_add(struct sql_conn *c, const void *options, struct err *e)
 {
+	const struct tenant_options *o = options;
 	struct tenant_admin_key k = {.issuer = issuer_of(o), .kid = slice_str(o->kid)};
 	struct buf material = {0};
 	int rc = -1;
@@ -160,14 +156,18 @@ static void print_key(void *arg, const struct tenant_admin_key *k)
 	       (int)k->issuer.n, k->issuer.p);
 }
 
-static int key_list(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int key_list(struct sql_conn *c, const void *options, struct err *e)
 {
+	const struct tenant_options *o = options;
+
 	printf("%-32s %-6s %-8s %-24s %s\n", "KID", "ALG", "STATE", "CREATED", "ISSUER");
 	return tenant_admin_key_list(c, o->name, print_key, NULL, e);
 }
 
-static int key_retire(struct sql_conn *c, const struct tenant_options *o, struct err *e)
+static int key_retire(struct sql_conn *c, const void *options, struct err *e)
 {
+	const struct tenant_options *o = options;
+
 	if (tenant_admin_key_retire(c, o->name, issuer_of(o), slice_str(o->kid), e) < 0)
 		return -1;
 	printf("key %s is retired; its tokens are refused and their connections end within 2 s\n",
@@ -200,11 +200,7 @@ static const struct option key_add_rows[] = {
 };
 static const struct option key_retire_rows[] = {OPT_NAME, OPT_KID, OPT_ISSUER, OPT_DB};
 
-static const struct verb {
-	const char *name;
-	verb_fn *run;
-	struct options spec;
-} verbs[] = {
+static const struct admin_verb verbs[] = {
         {"create", tenant_create, {"tenant create", "make a tenant", OPTIONS_ROWS(create_rows)}},
         {"list", tenant_list, {"tenant list", "all tenants", OPTIONS_ROWS(list_rows)}},
         {"show",
@@ -229,60 +225,26 @@ static const struct verb {
          {"tenant key-retire", "refuse a key's tokens from now on", OPTIONS_ROWS(key_retire_rows)}},
 };
 
-/* ---- running one ---- */
-
-struct run {
-	const struct verb *verb;
-	const struct tenant_options *options;
-};
-
-static int run_verb(struct sql_conn *c, const void *arg, struct err *e)
+static int check(void *options, struct err *e)
 {
-	const struct run *r = arg;
+	struct tenant_options *o = options;
 
-	return r->verb->run(c, r->options, e);
-}
-
-static int run(const struct verb *v, const struct tenant_options *o)
-{
-	struct run r = {v, o};
-	struct err e;
-
-	if (o->names.n && tenant_name_check(o->name, &e) < 0) {
-		fprintf(stderr, "tenant: %s\n", e.text);
-		return OPTIONS_EXIT_USAGE;
-	}
-	return admin_run("tenant", o->db, run_verb, &r);
-}
-
-static int usage(bool asked)
-{
-	FILE *f = asked ? stdout : stderr;
-
-	fputs("usage: leat tenant VERB [NAME] [options]\n\n", f);
-	for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
-		fprintf(f, "  %-12s %s\n", verbs[i].name, verbs[i].spec.about);
-	fputs("\nleat tenant VERB --help lists the options\n", f);
-	return asked ? EXIT_SUCCESS : OPTIONS_EXIT_USAGE;
+	if (!o->names.n)
+		return 0;
+	o->name = slice_str(o->names.v[0]);
+	return tenant_name_check(o->name, e);
 }
 
 int cmd_tenant(int argc, char **argv)
 {
-	const char *word = argc > 1 ? argv[1] : "";
+	struct tenant_options o = {0};
+	struct admin_command command = {.name = "tenant",
+	                                .operands = " [NAME]",
+	                                .verbs = verbs,
+	                                .n_verbs = sizeof verbs / sizeof *verbs,
+	                                .options = &o,
+	                                .db = &o.db,
+	                                .check = check};
 
-	for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
-		struct tenant_options o = {0};
-		int rc;
-
-		if (strcmp(word, verbs[i].name) != 0)
-			continue;
-		if (!options_take(&verbs[i].spec, argc - 1, argv + 1, &o, &rc))
-			return rc;
-		if (o.names.n)
-			o.name = slice_str(o.names.v[0]);
-		rc = run(&verbs[i], &o);
-		options_release(&verbs[i].spec, &o);
-		return rc;
-	}
-	return usage(strcmp(word, "--help") == 0 || strcmp(word, "help") == 0);
+	return admin_run(&command, argc, argv);
 }

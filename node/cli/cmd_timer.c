@@ -16,13 +16,6 @@ struct timer_options {
 
 #define FIELD(f) offsetof(struct timer_options, f)
 
-#define OPT_DB                                                                          \
-	{                                                                               \
-		"db", 0, OPTION_TEXT, FIELD(db),                                        \
-		        .arg = "DSN",                                                   \
-		        .help = "mysql://user:password@host:port/schema?socket=PATH&…", \
-		        .flags = OPTION_REQUIRED | OPTION_SECRET                        \
-	}
 #define OPT_TENANT                                                                       \
 	{                                                                                \
 		"tenant", 0, OPTION_TEXT, FIELD(tenant), .arg = "NAME", .help = "whose", \
@@ -82,43 +75,22 @@ static const struct option cancel_rows[] = {
         OPT_DB,
 };
 
-static const struct verb {
-	const char *name;
-	admin_fn *run;
-	struct options spec;
-} verbs[] = {
+static const struct admin_verb verbs[] = {
         {"list", list, {"timer list", "what a tenant has scheduled", OPTIONS_ROWS(list_rows)}},
         {"cancel",
          cancel,
          {"timer cancel", "a scheduled publish is not published", OPTIONS_ROWS(cancel_rows)}},
 };
 
-static int usage(bool asked)
-{
-	FILE *f = asked ? stdout : stderr;
-
-	fputs("usage: leat timer VERB [NAME] [options]\n\n", f);
-	for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
-		fprintf(f, "  %-12s %s\n", verbs[i].name, verbs[i].spec.about);
-	fputs("\nleat timer VERB --help lists the options\n", f);
-	return asked ? EXIT_SUCCESS : OPTIONS_EXIT_USAGE;
-}
-
 int cmd_timer(int argc, char **argv)
 {
-	const char *word = argc > 1 ? argv[1] : "";
+	struct timer_options o = {0};
+	struct admin_command command = {.name = "timer",
+	                                .operands = " [NAME]",
+	                                .verbs = verbs,
+	                                .n_verbs = sizeof verbs / sizeof *verbs,
+	                                .options = &o,
+	                                .db = &o.db};
 
-	for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
-		struct timer_options o = {0};
-		int rc;
-
-		if (strcmp(word, verbs[i].name) != 0)
-			continue;
-		if (!options_take(&verbs[i].spec, argc - 1, argv + 1, &o, &rc))
-			return rc;
-		rc = admin_run("timer", o.db, verbs[i].run, &o);
-		options_release(&verbs[i].spec, &o);
-		return rc;
-	}
-	return usage(strcmp(word, "--help") == 0 || strcmp(word, "help") == 0);
+	return admin_run(&command, argc, argv);
 }
