@@ -144,7 +144,7 @@ e2e: deps-test deps-$(ENGINE) $(B)/leat ## end-to-end tests with real clients an
 	  $(PYTEST_ARGS)
 
 SEEDS ?= 2000
-SIMS  := $(B)/unit/cluster/test_sim $(B)/unit/node/test_sim_node
+SIMS  := $(B)/unit/cluster/test_sim $(B)/unit/node/test_sim_node $(B)/unit/node/test_sim_queue
 
 .PHONY: simulate
 simulate: $(SIMS) ## the fault simulator: SEEDS=N seeds over the memory backend
@@ -239,6 +239,7 @@ $(B)/unit/node/test_dispatch $(B)/unit/node/test_sessions $(B)/unit/node/test_ch
 # One suite for every backend of the bus.
 $(B)/unit/cluster/test_bus_memory $(B)/unit/cluster/test_bus_sim $(B)/integration/cluster/test_bus_sql: tests/bus_suite.c \
   tests/bus_suite_leader.c tests/bus_suite_retention.c
+$(SIMS): tests/sim_main.c
 $(B)/unit/cluster/test_sim: tests/sim_history.c
 $(B)/unit/node/test_sim_node: tests/sim_history.c tests/unit/node/mesh.c tests/unit/node/sim_loop.c
 $(B)/unit/node/test_anywhere: tests/unit/node/mesh.c tests/unit/node/sim_loop.c

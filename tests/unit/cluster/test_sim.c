@@ -7,12 +7,12 @@
 #include "base/buf.h"
 #include "base/bug.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/mem.h"
 #include "cluster/ranges.h"
 #include "cluster/sim.h"
 #include "cluster/writer.h"
 #include "tests/sim_history.h"
+#include "tests/sim_main.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -669,31 +669,9 @@ static const char *run_seed(uint64_t seed, bool trace)
 	return problem ? text : NULL;
 }
 
-static uint64_t seeds = SEEDS_DEFAULT;
-
-static void test_seeds(void **state)
-{
-	(void)state;
-	for (uint64_t seed = 1; seed <= seeds; seed++) {
-		const char *problem = run_seed(seed, false);
-
-		if (problem)
-			fail_msg("%s", problem);
-	}
-}
-
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_seeds)};
+	static const struct sim_main sim = {.seeds = SEEDS_DEFAULT, .run_seed = run_seed};
 
-	log_set_level(LOG_ERROR);
-	if (argc == 3 && strcmp(argv[1], "--seed") == 0) {
-		const char *problem = run_seed(strtoull(argv[2], NULL, 10), true);
-
-		puts(problem ? problem : "every promise was kept");
-		return problem != NULL;
-	}
-	if (argc == 3 && strcmp(argv[1], "--seeds") == 0)
-		seeds = strtoull(argv[2], NULL, 10);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return sim_main_run(&sim, argc, argv);
 }

@@ -7,7 +7,6 @@
  *     test_sim_node --seed N     one seed
  *     test_sim_node --seeds N    that many */
 #include "base/hash.h"
-#include "base/log.h"
 #include "base/mem.h"
 #include "cluster/sim.h"
 #include "node/delivery/appender.h"
@@ -16,6 +15,7 @@
 #include "node/net/loop.h"
 #include "node/peer/hint.h"
 #include "tests/sim_history.h"
+#include "tests/sim_main.h"
 #include "tests/unit/node/mesh.h"
 #include "tests/unit/node/sim_loop.h"
 
@@ -642,32 +642,15 @@ static const char *run_seed(uint64_t seed, bool trace)
 	return problem ? text : NULL;
 }
 
-static uint64_t seeds = SEEDS_DEFAULT;
-
-static void test_seeds(void **state)
+static void after(uint64_t seeds)
 {
-	(void)state;
-	for (uint64_t seed = 1; seed <= seeds; seed++) {
-		const char *problem = run_seed(seed, false);
-
-		if (problem)
-			fail_msg("%s", problem);
-	}
 	assert_true(forwarded > seeds); /* else it tries nothing of that */
 }
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_seeds)};
+	static const struct sim_main sim = {
+	        .seeds = SEEDS_DEFAULT, .run_seed = run_seed, .after = after};
 
-	log_set_level(LOG_ERROR);
-	if (argc == 3 && strcmp(argv[1], "--seed") == 0) {
-		const char *problem = run_seed(strtoull(argv[2], NULL, 10), true);
-
-		puts(problem ? problem : "every promise was kept");
-		return problem != NULL;
-	}
-	if (argc == 3 && strcmp(argv[1], "--seeds") == 0)
-		seeds = strtoull(argv[2], NULL, 10);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return sim_main_run(&sim, argc, argv);
 }

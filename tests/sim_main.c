@@ -1,0 +1,46 @@
+#include "tests/sim_main.h"
+
+#include "base/log.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct sim_main *sim;
+static uint64_t seeds;
+
+static void test_seeds(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= seeds; seed++) {
+		const char *problem = sim->run_seed(seed, false);
+
+		if (problem)
+			fail_msg("%s", problem);
+	}
+	if (sim->after)
+		sim->after(seeds);
+}
+
+int sim_main_run(const struct sim_main *which, int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_seeds)};
+
+	sim = which;
+	seeds = sim->seeds;
+	log_set_level(LOG_ERROR);
+	if (argc == 3 && strcmp(argv[1], "--seed") == 0) {
+		const char *problem = sim->run_seed(strtoull(argv[2], NULL, 10), true);
+
+		puts(problem ? problem : "every promise was kept");
+		return problem != NULL;
+	}
+	if (argc == 3 && strcmp(argv[1], "--seeds") == 0)
+		seeds = strtoull(argv[2], NULL, 10);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
