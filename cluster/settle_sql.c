@@ -93,6 +93,13 @@ static enum sql_outcome fail_event(struct sql_conn *c, const struct bus_settle *
 	return o;
 }
 
+static void ids_json(const uint64_t *ids, size_t n, struct buf *out)
+{
+	for (size_t i = 0; i < n; i++)
+		buf_printf(out, "%c%" PRIu64, i ? ',' : '[', ids[i]);
+	buf_u8(out, ']');
+}
+
 static enum sql_outcome timers_done(struct sql_conn *c, uint64_t subscription_id,
                                     const uint64_t *ids, size_t n)
 {
@@ -100,9 +107,7 @@ static enum sql_outcome timers_done(struct sql_conn *c, uint64_t subscription_id
 	struct sql_param params[2];
 	enum sql_outcome o;
 
-	for (size_t i = 0; i < n; i++)
-		buf_printf(&json, "%c%" PRIu64, i ? ',' : '[', ids[i]);
-	buf_u8(&json, ']');
+	ids_json(ids, n, &json);
 	params[0] = sql_utf8(json.data, json.len);
 	params[1] = sql_u64(subscription_id);
 	o = sql_exec(c, STMT_TIMER_DONE, params, 2);
@@ -235,9 +240,7 @@ static enum sql_outcome read_events(struct sql_conn *c, struct bus_retries *req,
 	struct sql_param params[2];
 	enum sql_outcome o;
 
-	for (size_t i = 0; i < due->n; i++)
-		buf_printf(&json, "%c%" PRIu64, i ? ',' : '[', due->ids[i]);
-	buf_u8(&json, ']');
+	ids_json(due->ids, due->n, &json);
 	params[0] = sql_utf8(json.data, json.len);
 	params[1] = sql_u64(req->subscription_id);
 	req->retries = xcalloc(due->n, sizeof *req->retries);

@@ -54,24 +54,27 @@ static void write_publishes(struct buf *out, const struct mqtt_stats *m)
 		buf_printf(out, "%s{qos=\"%u\"} %" PRIu64 "\n", name, qos, m->publishes[qos]);
 }
 
-static void write_latency(struct buf *out, const struct mqtt_stats *m)
+/* Counts by bucket; the last bound is UINT64_MAX. Bounds and sum are in units of 1/per_s seconds.
+ */
+static void write_histogram(struct buf *out, const char *name, const char *help,
+                            const uint64_t *counts, uint64_t (*bound)(unsigned bucket),
+                            double per_s, uint64_t sum)
 {
-	static const char name[] = "leat_puback_seconds";
 	uint64_t total = 0;
+	uint64_t at = 0;
 
-	write_head(out, name, "histogram", "from reading a PUBLISH to writing its PUBACK");
-	for (unsigned i = 0; i < MQTT_LATENCY_BUCKETS; i++) {
-		uint64_t bound_us = mqtt_latency_bound_us(i);
-
-		total += m->latency[i];
-		if (bound_us == UINT64_MAX)
+	write_head(out, name, "histogram", help);
+	for (unsigned i = 0; at != UINT64_MAX; i++) {
+		at = bound(i);
+		total += counts[i];
+		if (at == UINT64_MAX)
 			buf_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, total);
 		else
 			buf_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name,
-			           (double)bound_us / 1e6, total);
+			           (double)at / per_s, total);
 	}
-	buf_printf(out, "%s_sum %g\n%s_count %" PRIu64 "\n", name, (double)m->latency_sum_us / 1e6,
-	           name, total);
+	buf_printf(out, "%s_sum %g\n%s_count %" PRIu64 "\n", name, (double)sum / per_s, name,
+	           total);
 }
 
 static void write_messages(struct buf *out, const char *name, const char *help,
@@ -81,27 +84,6 @@ static void write_messages(struct buf *out, const char *name, const char *help,
 	for (unsigned type = 1; type < PEER_TYPES; type++)
 		buf_printf(out, "%s{type=\"%s\"} %" PRIu64 "\n", name,
 		           peer_type_name((uint8_t)type), by_type[type]);
-}
-
-static void write_lateness(struct buf *out, const struct timers_stats *t)
-{
-	static const char name[] = "leat_timer_lateness_seconds";
-	uint64_t total = 0;
-
-	write_head(out, name, "histogram",
-	           "from when an event was due to the commit that moved it");
-	for (unsigned i = 0; i < TIMERS_LATE_BUCKETS; i++) {
-		uint64_t bound_ms = timers_late_bound_ms(i);
-
-		total += t->late[i];
-		if (bound_ms == UINT64_MAX)
-			buf_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, total);
-		else
-			buf_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name,
-			           (double)bound_ms / 1e3, total);
-	}
-	buf_printf(out, "%s_sum %g\n%s_count %" PRIu64 "\n", name, (double)t->late_sum_ms / 1e3,
-	           name, total);
 }
 
 static void write_session(struct buf *out, const struct metrics_source *s)
@@ -120,12 +102,15 @@ void metrics_write(const struct metrics_source *s, struct buf *out)
 	write_single(s, out);
 	write_session(out, s);
 	write_publishes(out, s->mqtt);
-	write_latency(out, s->mqtt);
+	write_histogram(out, "leat_puback_seconds", "from reading a PUBLISH to writing its PUBACK",
+	                s->mqtt->latency, mqtt_latency_bound_us, 1e6, s->mqtt->latency_sum_us);
 	write_messages(out, "leat_peer_received_total", "messages from other nodes",
 	               s->links.messages_in);
 	write_messages(out, "leat_peer_sent_total", "messages to other nodes",
 	               s->links.messages_out);
-	write_lateness(out, &s->timers);
+	write_histogram(out, "leat_timer_lateness_seconds",
+	                "from when an event was due to the commit that moved it", s->timers.late,
+	                timers_late_bound_ms, 1e3, s->timers.late_sum_ms);
 	write_tokens(out, s->mqtt);
 	write_reasons(out, "leat_connect_refused_total",
 	              "CONNECT packets refused, by CONNACK reason", s->mqtt->connect_refused);
