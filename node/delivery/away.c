@@ -153,17 +153,12 @@ static void schedule(struct subscription *s)
 	loop_defer(s->space->dispatch->loop, on_turn_end, s);
 }
 
-static bool is_retry(const struct place *pl)
-{
-	return pl->sub->queue && pl == &pl->sub->queue->retry;
-}
-
 /* What a peer calls it. */
 static struct peer_delivery name_of(const struct place *pl, uint64_t seq, uint64_t stamp)
 {
 	struct peer_delivery pd = {.seq = seq, .stamp = stamp, .attempt = 1};
 
-	if (is_retry(pl)) {
+	if (queue_is_retry(pl)) {
 		pd.timer_id = seq;
 		pd.attempt = (uint32_t)stamp;
 	} else {

@@ -130,7 +130,7 @@ static void fetch(struct queue *q, struct failure *f)
 void failure_add(struct queue *q, struct place *pl, struct feed_entry *e, bool dead,
                  struct slice reason)
 {
-	bool again = pl == &q->retry;
+	bool again = queue_is_retry(pl);
 	uint32_t attempt = again ? (uint32_t)e->stamp : 1;
 	struct failure *f;
 

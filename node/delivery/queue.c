@@ -158,14 +158,9 @@ const char *queue_objection(const struct queue *q, const struct session *s, stru
 /* ---- what goes next ----------------------------------------------------------------------------
  */
 
-static bool is_retry(const struct queue *q, const struct place *pl)
+uint32_t queue_attempt_of(const struct place *pl, const struct batch *b)
 {
-	return pl == &q->retry;
-}
-
-uint32_t queue_attempt_of(const struct queue *q, const struct place *pl, const struct batch *b)
-{
-	return is_retry(q, pl) ? (uint32_t)batch_stamp(b) : 1;
+	return queue_is_retry(pl) ? (uint32_t)batch_stamp(b) : 1;
 }
 
 static bool is_full(const struct queue *q)
@@ -175,7 +170,7 @@ static bool is_full(const struct queue *q)
 
 static bool may_deliver(struct queue *q, const struct place *pl)
 {
-	if (!is_retry(q, pl) && is_full(q))
+	if (!queue_is_retry(pl) && is_full(q))
 		return false; /* the cursor waits */
 	return breaker_allows(&q->breaker, clock_now_ms());
 }
@@ -186,7 +181,7 @@ static struct batch *find_event(struct queue *q, struct place *pl, uint64_t seq,
 	struct batch *b;
 
 	*index = 0;
-	if (is_retry(q, pl))
+	if (queue_is_retry(pl))
 		return retry_find(q, seq)->batch;
 	b = partition_batch(pl->partition, seq);
 	if (b)
@@ -205,7 +200,7 @@ static uint64_t key_of(const struct event *ev)
 static bool has_turn(struct queue *q, struct place *pl, struct feed_entry *e, struct batch *b,
                      const struct event *ev)
 {
-	if (!q->policy.ordered || is_retry(q, pl))
+	if (!q->policy.ordered || queue_is_retry(pl))
 		return true;
 	switch (ordering_admit(&q->ordering, pl, e->seq, key_of(ev))) {
 	case ORDERING_GO:
@@ -224,7 +219,7 @@ static bool has_turn(struct queue *q, struct place *pl, struct feed_entry *e, st
 static bool pump_one(struct queue *q, struct place *pl)
 {
 	static const struct match any = {.qos = 1};
-	struct feed_entry *e = is_retry(q, pl) ? retry_ready(q) : feed_next_ready(&pl->feed);
+	struct feed_entry *e = queue_is_retry(pl) ? retry_ready(q) : feed_next_ready(&pl->feed);
 	struct consumer *c;
 	struct batch *b;
 	struct event ev;
@@ -242,7 +237,7 @@ static bool pump_one(struct queue *q, struct place *pl)
 		return true;
 	seq = e->seq;
 	breaker_sent(&q->breaker, pl, seq);
-	q->sub->space->dispatch->stats.retried += is_retry(q, pl);
+	q->sub->space->dispatch->stats.retried += queue_is_retry(pl);
 	batch_ref(b); /* settled at once, a row's batch goes */
 	if (!place_deliver(pl, c, seq, &ev, b, &any, e))
 		breaker_returned(&q->breaker, pl, seq);
@@ -308,7 +303,7 @@ void queue_result(struct queue *q, struct place *pl, uint64_t seq, enum peer_res
                   struct slice reason)
 {
 	struct feed_entry *e =
-	        is_retry(q, pl) ? feed_held(&pl->feed, seq) : feed_find(&pl->feed, seq);
+	        queue_is_retry(pl) ? feed_held(&pl->feed, seq) : feed_find(&pl->feed, seq);
 
 	if (result == PEER_ACKED) {
 		on_success(q);
@@ -331,7 +326,7 @@ void queue_result(struct queue *q, struct place *pl, uint64_t seq, enum peer_res
 	e->holder = NULL;
 	if (q->sub->state == SUBSCRIPTION_ACTIVE)
 		failure_add(q, pl, e, result == PEER_DEAD, reason);
-	else if (is_retry(q, pl))
+	else if (queue_is_retry(pl))
 		retry_drop(q, seq); /* it is read again */
 }
 
@@ -341,7 +336,7 @@ void queue_returned(struct queue *q, struct place *pl, struct feed_entry *e)
 	if (e->lost < UINT8_MAX)
 		e->lost++;
 	if (q->sub->state != SUBSCRIPTION_ACTIVE ||
-	    (!is_retry(q, pl) && feed_find(&pl->feed, e->seq) != e) || e->lost < QUEUE_LOST_MAX)
+	    (!queue_is_retry(pl) && feed_find(&pl->feed, e->seq) != e) || e->lost < QUEUE_LOST_MAX)
 		return;
 	e->lost = 0;
 	failure_add(q, pl, e, false, slice_str("20 consumers were lost with it in hand"));

@@ -108,8 +108,16 @@ void queue_result(struct queue *q, struct place *pl, uint64_t seq, enum peer_res
                   struct slice reason);
 /* Its consumer went away and the entry is READY again. */
 void queue_returned(struct queue *q, struct place *pl, struct feed_entry *e);
+/* Is it the place of events that came back, where timer ids are the numbers? */
+static inline bool queue_is_retry(const struct place *pl)
+{
+	const struct queue *q = pl->sub->queue;
+
+	return q && pl == &q->retry;
+}
+
 /* Which attempt at an event this is; b: as the place has it. */
-uint32_t queue_attempt_of(const struct queue *q, const struct place *pl, const struct batch *b);
+uint32_t queue_attempt_of(const struct place *pl, const struct batch *b);
 
 /* ---- joining.c */
 

@@ -134,15 +134,14 @@ bool remote_can_begin(const struct remote *r)
 static struct peer_delivery name_it(const struct place *pl, uint64_t seq, const struct batch *b,
                                     uint32_t *index)
 {
-	const struct queue *q = pl->sub->queue;
 	struct peer_delivery pd = {.seq = seq, .stamp = batch_stamp(b), .attempt = 1};
 
 	*index = 0;
-	if (q && pl == &q->retry) {
+	if (queue_is_retry(pl)) {
 		pd.timer_id = seq;
 		pd.seq = batch_base_seq(b);
 		pd.partition_id = batch_partition(b);
-		pd.attempt = queue_attempt_of(q, pl, b);
+		pd.attempt = queue_attempt_of(pl, b);
 		return pd;
 	}
 	pd.partition_id = pl->partition->id;

@@ -88,7 +88,7 @@ void place_outgoing(struct place *pl, const struct session *c, const struct even
 	        .subscription_ids = m->ids,
 	        .n_subscription_ids = m->n_ids,
 	        .expiry_s = remaining_s(ev),
-	        .attempt = pl->sub->queue ? queue_attempt_of(pl->sub->queue, pl, b) : 0,
+	        .attempt = pl->sub->queue ? queue_attempt_of(pl, b) : 0,
 	        .gap = pl->gap,
 	};
 	pl->gap.to = 0; /* told */
@@ -214,7 +214,7 @@ void place_settle(struct place *pl, uint64_t seq)
 		away_settled(pl, seq);
 		return;
 	}
-	if (q && pl == &q->retry) {
+	if (queue_is_retry(pl)) {
 		retry_done(q, seq);
 		return;
 	}
