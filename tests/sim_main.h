@@ -15,6 +15,6 @@ struct sim_main {
 };
 
 /* [--seed S | --seeds N]: the exit status. */
-int sim_main_run(const struct sim_main *sim, int argc, char **argv);
+int sim_main_run(const struct sim_main *which, int argc, char **argv);
 
 #endif
