@@ -114,3 +114,14 @@ void buf_json_string(struct buf *b, struct slice s)
 	}
 	buf_u8(b, '"');
 }
+
+void buf_hex(struct buf *b, struct slice s)
+{
+	static const char digits[] = "0123456789abcdef";
+	char *p = buf_extend(b, 2 * s.n);
+
+	for (size_t i = 0; i < s.n; i++) {
+		*p++ = digits[(unsigned char)s.p[i] >> 4];
+		*p++ = digits[(unsigned char)s.p[i] & 15];
+	}
+}

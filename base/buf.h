@@ -72,6 +72,7 @@ static inline void buf_u32be(struct buf *b, uint32_t v)
 }
 
 void buf_u64_dec(struct buf *b, uint64_t v); /* v in decimal digits */
+void buf_hex(struct buf *b, struct slice s);
 
 /* A JSON string literal, quotes included (RFC 8259, section 7). The bytes must be valid UTF-8. */
 void buf_json_string(struct buf *b, struct slice s);

@@ -1,5 +1,6 @@
 /* point: named places in the code where the fault tests end or stop the process:
- * LEAT_POINT=NAME:N:kill (or :stop) does it at the Nth time a thread passes the place, and
+ * LEAT_POINT=NAME:N:kill (or :stop) does it at the Nth time a thread passes the place; several,
+ * with commas between, take their turns, each counting from when the one before it was met.
  * LEAT_POINT_LOG=FILE writes down which places were passed, each once. A build with
  * -DLEAT_SEEDED_BUGS has them; in every other they are nothing. Any thread.
  *

@@ -1,5 +1,7 @@
 #include "base/rfc3339.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -120,4 +122,16 @@ bool rfc3339_parse(struct slice s, uint64_t *out_ms)
 		return false;
 	*out_ms = (uint64_t)at_s * 1000 + ms;
 	return true;
+}
+
+const char *rfc3339_text(uint64_t ms, char out[RFC3339_TEXT])
+{
+	time_t s = (time_t)(ms / 1000);
+	struct tm tm;
+	size_t n = 0;
+
+	if (ms / 1000 <= UINT64_C(253402300799) && gmtime_r(&s, &tm)) /* the end of 9999 */
+		n = strftime(out, RFC3339_TEXT, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(out + n, RFC3339_TEXT - n, ".%03" PRIu64 "Z", ms % 1000);
+	return out;
 }

@@ -10,4 +10,7 @@
 /* Milliseconds since 1970, UTC; finer fractions are cut off. False when it is no such time. */
 bool rfc3339_parse(struct slice text, uint64_t *ms);
 
+enum { RFC3339_TEXT = 32 };
+const char *rfc3339_text(uint64_t ms, char out[RFC3339_TEXT]); /* to the millisecond; returns out */
+
 #endif

@@ -247,6 +247,12 @@ static void put_rare_texts(struct buf *out, const struct event *ev)
 	}
 }
 
+static void put_expiry(struct buf *out, uint64_t expires_ms)
+{
+	LITERAL(out, ",\"exp\":");
+	buf_u64_dec(out, expires_ms);
+}
+
 static void put_offsets(struct buf *out, uint32_t at, uint32_t n)
 {
 	LITERAL(out, ",\"o\":");
@@ -279,10 +285,8 @@ static void put_attributes(struct batch *b, const struct event *ev, struct batch
 		it->props = batch_put_raw(b, ev->props);
 		put_properties(out, ev->props);
 	}
-	if (ev->expires_ms) {
-		LITERAL(out, ",\"exp\":");
-		buf_u64_dec(out, ev->expires_ms);
-	}
+	if (ev->expires_ms)
+		put_expiry(out, ev->expires_ms);
 	it->attr_n = (uint32_t)out->len - it->attr_at;
 	put_offsets(out, it->body_at, it->body_n);
 }
@@ -302,6 +306,7 @@ static void put_timer(struct batch *b, const struct event *ev)
 	        .when = ev->when,
 	        .when_ms = ev->when_ms,
 	        .will_id = ev->will_id,
+	        .will_expiry_ms = ev->will_expiry_ms,
 	        .partition_id = ev->partition_id,
 	        .owner = batch_put_raw(b, ev->owner),
 	        .name = batch_put_raw(b, ev->name),
@@ -377,7 +382,7 @@ static void move_timer(const struct batch *from, struct batch *to, uint32_t i)
 	t->name = batch_put_raw(to, place_slice(from, from->timers[i].name));
 }
 
-static void move_one(const struct batch *from, struct batch *to, uint32_t i)
+static void move_one(const struct batch *from, struct batch *to, uint32_t i, uint64_t expires_ms)
 {
 	const struct batch_item *old = &from->items[i];
 	struct batch_item *it = batch_item_add(to);
@@ -394,6 +399,10 @@ static void move_one(const struct batch *from, struct batch *to, uint32_t i)
 		buf_append(&to->attributes, from->attributes.data + old->attr_at, old->attr_n);
 	else
 		batch_object(from, i, &to->attributes);
+	if (expires_ms) {
+		it->expires_ms = expires_ms;
+		put_expiry(&to->attributes, expires_ms);
+	}
 	it->attr_n = (uint32_t)to->attributes.len - it->attr_at;
 	put_offsets(&to->attributes, it->body_at, it->body_n);
 	if (it->body_n)
@@ -409,12 +418,12 @@ struct batch *batch_split(const struct batch *b, uint32_t from, uint32_t to)
 
 	assert(b->sealed && from < to && to <= b->n);
 	for (uint32_t i = from; i < to; i++)
-		move_one(b, part, i);
+		move_one(b, part, i, 0);
 	batch_seal(part);
 	return part;
 }
 
-int batch_take(struct batch *to, const struct batch *from, uint32_t i)
+int batch_take(struct batch *to, const struct batch *from, uint32_t i, uint64_t expires_ms)
 {
 	const struct batch_item *it;
 
@@ -424,7 +433,8 @@ int batch_take(struct batch *to, const struct batch *from, uint32_t i)
 		return -1;
 	if (to->n && batch_bytes(to) + it->body_n + it->attr_n + EVENT_OVERHEAD > BATCH_MAX_BYTES)
 		return -1;
-	move_one(from, to, i);
+	assert(!expires_ms || !it->expires_ms);
+	move_one(from, to, i, expires_ms);
 	return 0;
 }
 
@@ -521,6 +531,7 @@ void batch_event(const struct batch *b, uint32_t i, struct event *out)
 		out->when = t->when;
 		out->when_ms = t->when_ms;
 		out->will_id = t->will_id;
+		out->will_expiry_ms = t->will_expiry_ms;
 		out->partition_id = t->partition_id;
 		out->owner = place_slice(b, t->owner);
 		out->name = place_slice(b, t->name);

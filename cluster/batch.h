@@ -57,9 +57,9 @@ struct batch *batch_decode(uint32_t tenant_id, uint32_t partition_id, uint64_t b
  * to keep one event alone. Each object is as it was, but for o and l. */
 struct batch *batch_split(const struct batch *b, uint32_t from, uint32_t to);
 
-/* Copies the i-th event of a sealed batch into an open one of the journal. 0, or -1 when that is
- * full. */
-int batch_take(struct batch *to, const struct batch *from, uint32_t i);
+/* Copies the i-th event of a sealed batch into an open one of the journal, with the expiry it has,
+ * or with this one where it has none and it is not 0. 0, or -1 when that is full. */
+int batch_take(struct batch *to, const struct batch *from, uint32_t i, uint64_t expires_ms);
 
 uint32_t batch_tenant(const struct batch *b);
 uint32_t batch_partition(const struct batch *b);

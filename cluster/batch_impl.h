@@ -49,6 +49,7 @@ struct batch_item {
 struct batch_timer {
 	uint64_t when_ms;
 	uint64_t will_id;
+	uint64_t will_expiry_ms;
 	uint32_t partition_id;
 	uint8_t when;
 	bool missing;

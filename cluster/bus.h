@@ -20,6 +20,7 @@
 #include "base/id128.h"
 #include "base/slice.h"
 #include "cluster/batch.h"
+#include "cluster/layout.h"
 #include "sql/outcome.h"
 
 #include <stdbool.h>
@@ -40,12 +41,15 @@ enum {
 	BUS_RETRIES_MAX = 100,         /* rows with their events per bus_retries */
 	BUS_RETRIES_KNOWN_MAX = 2000,  /* timer ids of rows that the caller has */
 	BUS_RETAIN_MAX = 500,          /* batches per step of retention */
+	BUS_REPORT_MAX = 500,          /* tenants per report */
+	BUS_INBOX_WAITING_MAX = 10000, /* waiting rows that are counted */
 };
 
 /* The writer rows of a session that no append uses. */
 enum {
 	WRITER_NO_READER = BUS_WRITERS, /* reads confirm themselves with it */
-	WRITER_NO_LEADER,               /* what is done in a role */
+	WRITER_NO_LEADER,               /* what is done in a role, */
+	WRITER_NO_INBOX,                /* but for that of the inbox */
 };
 
 /* Another node, as its session's row names it. */
@@ -70,6 +74,10 @@ struct bus_append {
 	                         * their publishing order. Base_seq and stamp are set when OK. */
 	size_t culprit;  /* FATAL: index of the batch the database refused, SIZE_MAX unknown */
 	char error[160]; /* FATAL: the database's words, without data */
+	/* FATAL, not 0: a head of this tenant is sealed or gone, and its events go to `layout` now.
+	 * Nothing was stored; what was meant for partitions before it has to be placed anew. */
+	uint32_t sealed_tenant;
+	struct layout layout;
 };
 
 /* What became of an append whose outcome was UNKNOWN: raises the fence (a write, so a late COMMIT
@@ -130,6 +138,18 @@ struct bus_locate {
 	uint64_t seq;     /* out: number of the first event wanted; >= 1 */
 };
 
+/* A tenant's heads from one on, as they are confirmed to be: what its readers go through. */
+struct bus_layouts {
+	enum sql_outcome outcome;
+	void (*done)(struct bus_layouts *);
+	void *arg;
+
+	uint32_t tenant_id;
+	uint32_t from_partition;
+	size_t n; /* out; 0 = there is nothing but one layout, as far as is known */
+	struct layout_head *heads; /* out: by partition; the caller's, free() */
+};
+
 /* How far the heads of many partitions have got, as anyone can see them: what is below next_seq may
  * not be durable yet. Asked after on_others_stored. */
 struct bus_head {
@@ -180,13 +200,18 @@ struct bus_cursor {
 	uint64_t commit_no;     /* of the last commit; each raises it by one */
 	struct slice
 	        acked_ahead; /* encoded ranges (cluster/ranges.h) done ahead of acked_through */
+	/* Of what is done, [gap_from, gap_to) went undelivered, and it is not known that a consumer
+	 * was told so. 0, 0 = nothing; so begins a new cursor. */
+	uint64_t gap_from;
+	uint64_t gap_to;
 };
 
 /* Take a subscription: create its row if asked, become its owner with epoch + 1, read its cursors.
  */
 struct bus_claim {
-	enum sql_outcome outcome; /* OK; LOST a live node owns it, or it is paused; FATAL absent and
-	                             not to be created */
+	enum sql_outcome
+	        outcome; /* OK; LOST a live node owns it, or it is paused; FATAL absent and
+	                    not to be created, or the database refuses (its disk is full) */
 	void (*done)(struct bus_claim *);
 	void *arg;
 
@@ -204,7 +229,9 @@ struct bus_claim {
 	struct bus_policy policy; /* in: stored when created; out: what is stored. Queues only */
 
 	struct bus_peer holder; /* out, LOST: the live node that owns it; zero = it is paused */
+	bool absent;            /* out, FATAL: there is none of this name */
 	bool created;           /* out; true also when fresh dropped an old one */
+	char error[160];        /* out, FATAL and not absent: the database's words, without data */
 	uint64_t subscription_id;
 	uint64_t epoch;
 	uint32_t stored_expiry_s;
@@ -218,27 +245,27 @@ struct bus_claim {
 enum bus_change_verb {
 	BUS_CHANGE_FILTERS, /* store filters and expiry_s; make those cursors in starts that are
 	                       missing */
-	BUS_CHANGE_IDLE,    /* its last consumer left idle_s ago: expires expiry_s after that; still
-	                       owned */
-	BUS_CHANGE_ACTIVE,  /* a consumer came back before it expired */
-	BUS_CHANGE_RELEASE, /* give up ownership (owner = NULL) */
+	BUS_CHANGE_LAYOUT,  /* it has finished a layout: `starts` are its cursors now, of the next
+	                       one, and those of partitions before them are no more */
+	BUS_CHANGE_RELEASE, /* give up ownership: its last consumer left idle_s ago, it expires
+	                       expiry_s after that. OK, too, when that was done in this epoch */
 	BUS_CHANGE_DELETE,  /* remove the subscription and its cursors */
 };
 
 struct bus_change {
 	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN, LOST (not ours any more), FATAL */
+	enum bus_change_verb verb;
 	void (*done)(struct bus_change *);
 	void *arg;
 
-	enum bus_change_verb verb;
 	uint32_t tenant_id;
+	uint32_t expiry_s;
 	uint64_t subscription_id;
 	uint64_t epoch;
-	uint32_t expiry_s;
-	uint32_t idle_s;      /* IDLE only; <= expiry_s */
 	struct slice filters; /* the caller's until done, as starts */
-	uint32_t n_starts;
 	const struct bus_cursor *starts;
+	uint32_t n_starts;
+	uint32_t idle_s; /* RELEASE only; <= expiry_s */
 };
 
 /* Commit cursors of any number of subscriptions in one transaction. A row that does not match
@@ -376,6 +403,8 @@ struct bus_expire {
 enum bus_role {
 	BUS_ROLE_TIMERS = 1,    /* moves what is due: scheduled publishes, wills, cron ticks */
 	BUS_ROLE_RETENTION = 2, /* takes old events away, and what dead nodes left */
+	BUS_ROLE_INBOX = 3,     /* moves what applications published in SQL */
+	BUS_ROLE_ISSUERS = 4,   /* fetches the keys of identity providers */
 };
 
 /* Take a role by the claim rule: it is free when its owner is nobody or not a live session. */
@@ -390,10 +419,30 @@ struct bus_role_claim {
 	struct bus_peer holder; /* out, LOST */
 };
 
+/* Why a tick of a schedule was left out: nobody waits for an answer, and the next one comes. */
+enum bus_left_out {
+	BUS_LEFT_OUT_RATE,  /* its tenant is in `over` */
+	BUS_LEFT_OUT_LARGE, /* its payload is larger than the tenant's events may be */
+	BUS_LEFT_OUT_FULL,  /* the tenant's storage is */
+	BUS_LEFT_OUT_REASONS,
+};
+
+/* What became of a tenant's. */
+struct bus_ticked {
+	uint32_t tenant_id;
+	uint32_t ticks; /* published */
+	uint64_t bytes; /* of their payloads */
+	uint32_t left_out[BUS_LEFT_OUT_REASONS];
+	uint64_t largest; /* of those that are too large: bytes */
+	bool held;        /* something is due, and waits until its storage has room */
+};
+
 /* Move what is due by the database's clock into the journal, at most `limit` events, fair between
  * tenants: in one transaction the role's fence, the rows deleted and counted, the events appended.
  * Exactly once: who comes late finds the rows gone. Cron ticks likewise: the schedule's next time
- * is moved on in the transaction that appends the tick's event. */
+ * is moved on in the transaction that appends the tick's event. An event that the database refuses
+ * is found by trying fewer at a time, and set aside for an admin to see: the others go on. What is
+ * due of a tenant whose storage is full waits until it has room. */
 struct bus_fire {
 	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN (ask again: nothing is moved twice), LOST
 	                             (the role is not ours any more), FATAL */
@@ -403,39 +452,181 @@ struct bus_fire {
 	uint64_t epoch; /* of BUS_ROLE_TIMERS */
 	uint32_t limit;
 	bool early; /* look at everything: something was stored that was due at once, or nearly */
+	uint32_t max_event_bytes; /* of ticks, for tenants without a limit of their own; 0 = none */
+	size_t n_over;
+	const uint32_t *over; /* tenants whose ticks are left out now; borrowed until done() */
 
 	size_t n;               /* out: batches appended, base_seq and stamp set */
 	struct batch **batches; /* out: one reference each; they and the array are the caller's */
 	uint32_t writer_no;     /* out: of the flush they are of */
 	uint64_t flush_no;
-	size_t n_late;       /* out: events moved */
-	uint64_t *late_ms;   /* out: how late each was; the caller's, free() */
+	size_t n_late;     /* out: events moved */
+	uint64_t *late_ms; /* out: how late each was; the caller's, free() */
+	size_t n_ticked;
+	struct bus_ticked *ticked; /* out: whose schedules were due; the caller's, free() */
 	uint64_t next_in_ms; /* out: until the next is due; 0 = more is due; UINT64_MAX = none */
+	uint32_t refused;    /* out: set aside, because the database does not take them */
+	char error[160];     /* out, not OK: the database's words, without data */
 };
+
+/* What may be moved of a tenant's now. */
+struct bus_allowance {
+	uint64_t events;
+	uint64_t bytes;     /* of payloads: while any are left, one more is moved whole */
+	uint64_t scheduled; /* of the events, to wait for their time; what is beyond is set aside */
+	uint64_t event_bytes; /* of one payload; what is larger is set aside */
+};
+
+#define BUS_ALLOWANCE_ALL ((struct bus_allowance){UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX})
+
+/* What became of a tenant's. */
+struct bus_collected {
+	uint32_t tenant_id;
+	uint32_t events;    /* moved */
+	uint32_t scheduled; /* of them, to wait for their time */
+	uint32_t refused;   /* set aside: no more may be scheduled */
+	uint32_t too_large; /* set aside: one payload is */
+	uint64_t largest;   /* of these: bytes */
+	uint64_t bytes;     /* of payloads, moved */
+	bool held;          /* there is more than might be moved */
+};
+
+/* Move what applications published in SQL, in transactions of theirs that committed, into the
+ * journal: at most `limit` events, in the order of their calls, fair between tenants: in one
+ * transaction the role's fence, the rows deleted and counted, the events appended. Exactly once:
+ * who comes late finds the rows gone. What is to be delivered later becomes a scheduled event. A
+ * row that cannot be an event is set aside with its reason, and with a row in the audit.
+ *
+ * Rates: `allow` is asked about each tenant that something was found of, before any of it is moved.
+ * Who has more than that is held: the rest stays where it is, is asked about with each request, and
+ * is not read until something is allowed again. */
+struct bus_collect {
+	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN (ask again: nothing is moved twice), LOST
+	                             (the role is not ours any more), FATAL */
+	void (*done)(struct bus_collect *);
+	/* Until done(), on the owner's thread; NULL = all. later: `scheduled` is wanted, and while
+	 * that is not known `events` is 0. */
+	void (*allow)(void *arg, uint32_t tenant_id, bool later, struct bus_allowance *out);
+	void *arg;
+
+	uint64_t epoch; /* of BUS_ROLE_INBOX */
+	uint32_t limit;
+
+	uint32_t set_aside;     /* out: rows that cannot be events */
+	uint32_t held;          /* out: tenants */
+	size_t n;               /* out: batches appended, base_seq and stamp set */
+	struct batch **batches; /* out: one reference each; they and the array are the caller's */
+	uint32_t writer_no;     /* out: of the flush they are of */
+	uint64_t flush_no;
+	size_t n_late;      /* out: events moved */
+	uint64_t *late_ms;  /* out: of each, how long after its call; the caller's, free() */
+	uint64_t due_in_ms; /* out: the soonest of those that were scheduled; UINT64_MAX = none */
+	uint64_t look_us;   /* out: what it took to look */
+	uint64_t waiting;   /* out: rows that are left, up to BUS_INBOX_WAITING_MAX */
+	size_t n_tenants; /* out: by tenant_id, of whom something was found; the caller's, free() */
+	struct bus_collected *tenants;
+	bool more; /* out: there is more that may be moved: ask again soon */
+};
+
+static inline void bus_collect_clear(struct bus_collect *req)
+{
+	req->set_aside = req->held = 0;
+	req->n = req->n_late = req->n_tenants = 0;
+	req->batches = NULL;
+	req->late_ms = NULL;
+	req->tenants = NULL;
+	req->due_in_ms = UINT64_MAX;
+	req->look_us = req->waiting = 0;
+	req->more = false;
+}
 
 /* One small step of retention: batches that are too old, or too many for their tenant, deleted from
  * the oldest on, at most `limit`; what ended sessions left removed. It stops before what a pinned
  * queue has not done; a tenant that is at its limit of bytes because of one is marked
- * storage_full, which nodes refuse its publishes by, until there is room again. Appends never wait
- * for it. Interrupted at any point, it is right: the next step goes on. */
+ * full (tenant.full_since), which nodes refuse its publishes by, until there is room again. Appends
+ * never wait for it. Interrupted at any point, it is right: the next step goes on.
+ *
+ * With `aside` also what was set aside of what applications published in SQL (bus_collect), where a
+ * tenant has too much of it or nobody acted on it for too long: the oldest first, told in the log
+ * and in the audit. */
 struct bus_retain {
 	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN, LOST (the role), FATAL */
 	void (*done)(struct bus_retain *);
 	void *arg;
 
-	uint64_t epoch;            /* of BUS_ROLE_RETENTION */
-	uint32_t limit;            /* 1..BUS_RETAIN_MAX */
-	uint32_t retention_s;      /* of tenants without a setting of their own; 0 = for ever */
+	uint64_t epoch;       /* of BUS_ROLE_RETENTION */
+	bool minute;          /* one has passed since this was said: ended sessions are older */
+	uint32_t limit;       /* 1..BUS_RETAIN_MAX */
+	uint32_t retention_s; /* of tenants without a setting of their own; 0 = for ever */
 	uint64_t max_stored_bytes; /* likewise; 0 = no limit */
+	bool aside;                /* look at what was set aside, too */
+	uint32_t aside_s;          /* what is so for longer goes; 0 = never */
+	uint32_t max_aside;        /* rows of one tenant; 0 = any number */
 
 	/* In and out: heads up to this one were looked at. Begin, and go on after a round, with 0.
 	 */
 	uint32_t tenant_id;
 	uint32_t partition_id;
+	uint32_t aside_tenant_id; /* the same, of what was set aside */
 
 	uint32_t removed; /* out: batches */
 	uint32_t gaps;    /* out: cursors that it overtook */
+	uint32_t asides;  /* out: rows that were set aside, removed */
+	bool aside_more;  /* out: that look is not at its end: go on with it */
 	bool more;        /* out: there was more than `limit`: ask again soon */
+	char error[160];  /* out, not OK: the database's words, without data */
+};
+
+/* What this node has and does for some tenants, as the other nodes and the admin's views see it.
+ * The counts only grow in a node session's life and begin at 0 with it; the numbers are as of now.
+ * A row is written as a whole, so that saying it again does no harm. Of tenants that are deleted,
+ * and by who is not live, nothing is kept. */
+struct bus_report {
+	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN, FATAL */
+	void (*done)(struct bus_report *);
+	void *arg;
+
+	size_t n; /* 1..BUS_REPORT_MAX */
+	const struct bus_usage {
+		uint32_t tenant_id;
+		uint32_t connections;   /* now */
+		uint32_t durable;       /* of these: whose session is kept when they leave */
+		uint32_t subscriptions; /* now, served here: sessions, shares, queues */
+		uint32_t ephemeral;     /* of these: without a row in `subscription` */
+		uint64_t events_in;     /* publishes taken in */
+		uint64_t bytes_in;      /* their payloads */
+		uint64_t events_out;    /* deliveries sent to clients */
+		uint64_t bytes_out;     /* their payloads */
+		uint64_t refused;       /* what a limit of the tenant refused */
+	} * rows;                       /* the caller's until done */
+};
+
+/* What a tenant has in the database now, and what the live nodes say they have of it. Read without
+ * a fence: for limits and for people, not for deciding who owns what. */
+struct bus_stock {
+	enum sql_outcome outcome; /* OK, RETRY, FATAL */
+	void (*done)(struct bus_stock *);
+	void *arg;
+
+	uint32_t tenant_id;
+	uint64_t stored_bytes;  /* out: in the journal */
+	uint64_t subscriptions; /* out: rows */
+	uint64_t scheduled;     /* out: events that wait for their time */
+	uint64_t dead_letters;  /* out */
+	uint64_t connections;   /* out: as bus_report says, of all nodes */
+	uint64_t ephemeral;     /* out: likewise, subscriptions without a row */
+};
+
+/* A row in `audit`: what this node did that a tenant or an admin may ask about. */
+struct bus_note {
+	enum sql_outcome outcome; /* OK, RETRY, UNKNOWN, FATAL */
+	void (*done)(struct bus_note *);
+	void *arg;
+
+	uint32_t tenant_id;
+	struct slice action; /* these: the caller's until done */
+	struct slice target;
+	struct slice detail; /* JSON */
 };
 
 /* ---- the interface ------------------------------------------------------------------------------
@@ -449,6 +640,7 @@ struct bus_ops {
 	void (*read)(struct bus *, struct bus_read *);
 	void (*locate)(struct bus *, struct bus_locate *);
 	void (*heads)(struct bus *, struct bus_heads *);
+	void (*layouts)(struct bus *, struct bus_layouts *);
 	void (*claim)(struct bus *, struct bus_claim *);
 	void (*claim_release)(struct bus *,
 	                      struct bus_claim *); /* frees what its results point to */
@@ -460,7 +652,11 @@ struct bus_ops {
 	void (*retries)(struct bus *, struct bus_retries *);
 	void (*role_claim)(struct bus *, struct bus_role_claim *);
 	void (*fire)(struct bus *, struct bus_fire *);
+	void (*collect)(struct bus *, struct bus_collect *);
 	void (*retain)(struct bus *, struct bus_retain *);
+	void (*report)(struct bus *, struct bus_report *);
+	void (*stock)(struct bus *, struct bus_stock *);
+	void (*note)(struct bus *, struct bus_note *);
 	/* Look at the other sessions soon, not when it is next due: somebody there is not known.
 	 * events.on_peers tells, if that changes anything. */
 	void (*look)(struct bus *);

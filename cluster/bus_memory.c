@@ -11,6 +11,7 @@ struct bus_memory {
 	struct store *store;
 	void (*on_stopped)(void *arg);
 	void *stopped_arg;
+	bool ended;
 };
 
 static struct bus_memory *self(struct bus *bus)
@@ -43,6 +44,7 @@ REQUEST(resolve, store_resolve(self(bus)->store, req))
 REQUEST(read, store_read(self(bus)->store, req))
 REQUEST(locate, store_locate(self(bus)->store, req))
 REQUEST(heads, store_heads(self(bus)->store, req))
+REQUEST(layouts, store_layouts(self(bus)->store, req))
 REQUEST(claim, store_claim(self(bus)->store, &bus->session_id, req))
 REQUEST(change, store_change(self(bus)->store, &bus->session_id, req))
 REQUEST(commit, store_commit(self(bus)->store, &bus->session_id, req))
@@ -52,7 +54,11 @@ REQUEST(settle, store_settle(self(bus)->store, &bus->session_id, req))
 REQUEST(retries, store_retries(self(bus)->store, req))
 REQUEST(role_claim, store_role_claim(self(bus)->store, &bus->session_id, req))
 REQUEST(fire, store_fire(self(bus)->store, &bus->session_id, req))
+REQUEST(collect, store_collect(self(bus)->store, &bus->session_id, req))
 REQUEST(retain, store_retain(self(bus)->store, &bus->session_id, req))
+REQUEST(report, SQL_OK) /* there is nobody to tell */
+REQUEST(stock, store_stock(self(bus)->store, req))
+REQUEST(note, SQL_OK) /* nor to read it */
 
 static void memory_claim_release(struct bus *bus, struct bus_claim *req)
 {
@@ -97,12 +103,18 @@ static void memory_free(struct bus *bus)
 	free(bus);
 }
 
+void bus_memory_publish(struct bus *bus, const struct batch *one)
+{
+	store_publish(self(bus)->store, one);
+}
+
 static const struct bus_ops memory_ops = {
         .append = memory_append,
         .resolve = memory_resolve,
         .read = memory_read,
         .locate = memory_locate,
         .heads = memory_heads,
+        .layouts = memory_layouts,
         .claim = memory_claim,
         .claim_release = memory_claim_release,
         .change = memory_change,
@@ -112,10 +124,14 @@ static const struct bus_ops memory_ops = {
         .settle = memory_settle,
         .retries = memory_retries,
         .retain = memory_retain,
+        .report = memory_report,
+        .stock = memory_stock,
+        .note = memory_note,
         .look = memory_look,
         .hinted = memory_hinted,
         .role_claim = memory_role_claim,
         .fire = memory_fire,
+        .collect = memory_collect,
         .stop = memory_stop,
         .free = memory_free,
 };
@@ -124,9 +140,22 @@ static void come_up(void *arg)
 {
 	struct bus *bus = arg;
 
+	if (self(bus)->ended)
+		return;
 	bus->state = BUS_UP;
 	if (bus->events.on_state)
 		bus->events.on_state(bus->events.arg, BUS_UP);
+}
+
+void bus_memory_end(struct bus *bus)
+{
+	self(bus)->ended = true;
+	if (bus->state != BUS_UP)
+		return;
+	bus->state = BUS_DOWN;
+	bus->generation++;
+	if (bus->events.on_state)
+		bus->events.on_state(bus->events.arg, BUS_DOWN);
 }
 
 struct bus *bus_memory_new(const struct bus_memory_settings *settings)

@@ -17,5 +17,9 @@ struct bus_memory_settings {
 
 /* Says BUS_UP by itself, through defer. Free it when nothing deferred is left. */
 struct bus *bus_memory_new(const struct bus_memory_settings *settings);
+void bus_memory_end(struct bus *bus); /* at shutdown: down for good, which the owner is told */
+
+/* For tests: see store_publish(). */
+void bus_memory_publish(struct bus *bus, const struct batch *one);
 
 #endif

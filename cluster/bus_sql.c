@@ -37,13 +37,19 @@ void bus_sql_tick(struct bus *bus)
 	watch_sql_tick(bus_sql_self(bus));
 }
 
+void bus_sql_end(struct bus *bus)
+{
+	session_sql_end(bus_sql_self(bus));
+}
+
 static void bus_sql_free(struct bus *bus)
 {
 	struct bus_sql *b = bus_sql_self(bus);
 
 	session_sql_release(b);
 	watch_sql_release(b);
-	free(b->claims);
+	together_release(&b->together);
+	free(b->inbox.held);
 	free((char *)b->settings.name);
 	free((char *)b->settings.peer);
 	free(b);
@@ -55,6 +61,7 @@ static const struct bus_ops sql_ops = {
         .read = journal_sql_read,
         .locate = journal_sql_locate,
         .heads = watch_sql_heads,
+        .layouts = journal_sql_layouts,
         .claim = claim_sql_claim,
         .claim_release = claim_sql_release,
         .change = subscription_sql_change,
@@ -65,9 +72,13 @@ static const struct bus_ops sql_ops = {
         .retries = settle_sql_retries,
         .look = session_sql_look,
         .retain = retention_sql_retain,
+        .report = report_sql_report,
+        .stock = stock_sql_stock,
+        .note = note_sql_note,
         .hinted = watch_sql_hinted,
         .role_claim = role_sql_claim,
         .fire = fire_sql_fire,
+        .collect = inbox_sql_collect,
         .stop = session_sql_stop,
         .free = bus_sql_free,
 };

@@ -3,8 +3,8 @@
  * into fenced transactions. Loop thread only.
  *
  * The owner passes the pool's on_generation on to bus_sql_on_generation() and calls bus_sql_tick()
- * from a timer, every 100 ms or so. At shutdown: bus->ops->stop(), then sql_free(), then whatever
- * was deferred, then bus->ops->free(). */
+ * from a timer, every 100 ms or so. At shutdown: bus->ops->stop(), then bus_sql_end(), sql_free(),
+ * whatever was deferred, those who use the bus, and bus->ops->free(). */
 #ifndef LEAT_CLUSTER_BUS_SQL_H
 #define LEAT_CLUSTER_BUS_SQL_H
 
@@ -20,8 +20,9 @@ enum { BUS_SQL_TTL_MS = 6000, BUS_SQL_LOOKS = 6 };
 struct bus_sql_settings {
 	const char
 	        *name; /* of this node, unique among them: a new session ends the old of its name */
-	const char *peer; /* HOST:PORT where other nodes reach it; NULL or "" = nowhere */
-	uint32_t ttl_ms;  /* a session renews every sixth of it; 0 = BUS_SQL_TTL_MS */
+	const char *peer;           /* HOST:PORT where other nodes reach it; NULL or "" = nowhere */
+	uint32_t max_subscriptions; /* of tenants without a limit: for procedures; 0 = none */
+	uint32_t ttl_ms;            /* a session renews every sixth of it; 0 = BUS_SQL_TTL_MS */
 
 	/* Call fn(arg) once, later, on the loop. */
 	void (*defer)(void *loop, void (*fn)(void *arg), void *arg);
@@ -34,5 +35,9 @@ struct bus *bus_sql_new(struct sql *sql, const struct bus_sql_settings *settings
 
 void bus_sql_on_generation(struct bus *bus, uint64_t generation, bool up);
 void bus_sql_tick(struct bus *bus);
+/* The pool is about to end: down for good, which the owner is told. What is under way is answered
+ * by sql_free(), all later requests with SQL_RETRY, through defer; the pool is not used any more.
+ */
+void bus_sql_end(struct bus *bus);
 
 #endif

@@ -1,12 +1,16 @@
 /* bus_sql_impl: the inside of struct bus_sql, shared by bus_sql.c (life, submitting),
- * session_sql.c, journal_sql.c, claim_sql.c, subscription_sql.c, cursor_sql.c and settle_sql.c.
- * Nobody else includes it. */
+ * session_sql.c, journal_sql.c, claim_sql.c, release_sql.c, subscription_sql.c, cursor_sql.c and
+ * settle_sql.c. Nobody else includes it. */
 #ifndef LEAT_CLUSTER_BUS_SQL_IMPL_H
 #define LEAT_CLUSTER_BUS_SQL_IMPL_H
 
 #include "base/id128.h"
 #include "base/map.h"
 #include "cluster/bus_sql.h"
+#include "cluster/crowd.h"
+#include "cluster/stint.h"
+#include "cluster/sweep.h"
+#include "cluster/together_sql.h"
 #include "sql/sql.h"
 
 #include <stdbool.h>
@@ -15,10 +19,47 @@
 /* How far the leader of timers has looked (fire_sql.c), in one epoch of the role. */
 struct fire_state {
 	uint64_t epoch;
-	uint64_t from_ms;      /* nothing before it is due; since 1970, the database's clock */
-	uint64_t looked_ms;    /* our clock: when a look last began at the beginning; 0 = never */
-	uint32_t after_tenant; /* crowded: who had the last share */
-	bool crowded;          /* more was due than one transaction took */
+	uint64_t from_ms;   /* nothing before it is due; since 1970, the database's clock */
+	uint64_t full_ms;   /* our clock: when a look is to begin at the beginning again */
+	bool crowded;       /* more was due than one transaction took */
+	struct stint stint; /* of the rows moved */
+	struct crowd crowd; /* crowded: whose */
+
+	/* after a transaction was refused, until all is well again */
+	uint32_t careful; /* rows in one transaction; 0 = as many as there are */
+	bool ticks_turn;  /* careful: rows and ticks go by turns */
+	struct {
+		uint64_t timer_id; /* one of these is not 0: it was refused alone, and is to be */
+		uint64_t schedule_id; /* set aside */
+		char why[160];
+	} culprit;
+};
+
+/* A tenant of whom there is more than it may move. */
+struct inbox_held {
+	uint32_t tenant_id;
+	bool over; /* not any more */
+	struct bus_allowance may;
+};
+
+/* What the leader of the inbox knows of it (inbox_sql.c), in one epoch of the role. */
+struct inbox_state {
+	uint64_t epoch;
+	struct sweep sweep;
+	uint64_t waiting;               /* rows left, as last counted, before count_ms */
+	uint64_t count_ms;              /* when they are to be counted again */
+	uint64_t blamed;                /* the row that the journal refuses; 0 = none */
+	char blame[BUS_REASON_MAX + 1]; /* and why */
+	uint32_t most; /* rows to move at once, to find the one to blame; 0 = no bound */
+	bool crowded;  /* there was more than one transaction took */
+	struct stint stint;
+
+	/* crowded */
+	struct crowd crowd;
+	uint64_t top; /* the highest id when they were listed, or lower */
+
+	struct inbox_held *held; /* [n_held], by tenant_id */
+	size_t n_held;
 };
 
 struct bus_sql {
@@ -48,16 +89,10 @@ struct bus_sql {
 	struct map flushes; /* session and writer number -> struct flushes of others */
 	bool watching;      /* a look is out */
 
-	struct fire_state fire; /* fire_sql.c */
+	struct fire_state fire;   /* fire_sql.c */
+	struct inbox_state inbox; /* inbox_sql.c */
 
-	/* claim_sql.c: those that wait for the transaction that is out */
-	struct claim_waiting {
-		struct bus_claim *req;
-		uint64_t generation; /* it was made in */
-	} * claims;
-	size_t n_claims;
-	size_t claims_cap;
-	bool claiming; /* a transaction of them is out */
+	struct together together; /* claim_sql.c, release_sql.c, subscription_sql.c */
 };
 
 /* One request on its way through a lane. */
@@ -103,6 +138,7 @@ void session_sql_tick(struct bus_sql *b);
 void session_sql_suspect(struct bus_sql *b); /* a fence did not match: look now */
 void session_sql_look(struct bus *bus);
 void session_sql_stop(struct bus *bus, void (*on_stopped)(void *arg), void *arg);
+void session_sql_end(struct bus_sql *b); /* the pool is not used any more */
 void session_sql_release(struct bus_sql *b);
 
 /* watch_sql.c */
@@ -117,8 +153,10 @@ void journal_sql_append(struct bus *bus, struct bus_append *req);
 void journal_sql_resolve(struct bus *bus, struct bus_resolve *req);
 void journal_sql_read(struct bus *bus, struct bus_read *req);
 void journal_sql_locate(struct bus *bus, struct bus_locate *req);
+void journal_sql_layouts(struct bus *bus, struct bus_layouts *req);
 void claim_sql_claim(struct bus *bus, struct bus_claim *req);
 void claim_sql_release(struct bus *bus, struct bus_claim *req);
+void release_sql_release(struct bus *bus, struct bus_change *req);
 void subscription_sql_change(struct bus *bus, struct bus_change *req);
 void subscription_sql_owned(struct bus *bus, struct bus_owned *req);
 void subscription_sql_expire(struct bus *bus, struct bus_expire *req);
@@ -130,11 +168,21 @@ enum sql_outcome subscription_sql_filters(struct sql_conn *c, const struct id128
                                           uint32_t tenant_id, uint64_t subscription_id,
                                           uint64_t epoch, struct slice filters, uint32_t expiry_s);
 void retention_sql_retain(struct bus *bus, struct bus_retain *req);
+/* Of a step of retention, in transactions of its own; `who` is for the audit. */
+enum sql_outcome aside_sql_shorten(struct sql_conn *c, const struct id128 *me, const char *who,
+                                   struct bus_retain *req);
+void report_sql_report(struct bus *bus, struct bus_report *req);
+void stock_sql_stock(struct bus *bus, struct bus_stock *req);
+void note_sql_note(struct bus *bus, struct bus_note *req);
 void cursor_sql_commit(struct bus *bus, struct bus_commit *req);
 enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *me,
                                        struct bus_cursor_row *row);
 void role_sql_claim(struct bus *bus, struct bus_role_claim *req);
+/* First in a transaction made in a role; SQL_LOST: it is not ours any more. */
+enum sql_outcome role_sql_fence(struct sql_conn *c, const struct id128 *me, enum bus_role role,
+                                uint64_t epoch);
 void fire_sql_fire(struct bus *bus, struct bus_fire *req);
+void inbox_sql_collect(struct bus *bus, struct bus_collect *req);
 void settle_sql_settle(struct bus *bus, struct bus_settle *req);
 void settle_sql_retries(struct bus *bus, struct bus_retries *req);
 

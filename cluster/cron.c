@@ -192,9 +192,12 @@ static int parse_word(struct slice text, struct cron *out, struct err *e)
 
 	if (slice_eq(word, slice_str("@every")) && !take_word(&text).n)
 		return parse_every(more, out, e);
-	for (size_t i = 0; !more.n && i < sizeof words / sizeof words[0]; i++) {
-		if (slice_eq(word, slice_str(words[i].name)))
-			return parse_fields(slice_str(words[i].fields), out, e);
+	for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+		if (!slice_eq(word, slice_str(words[i].name)))
+			continue;
+		if (more.n)
+			return err_set(e, 0, "%s takes nothing behind it", words[i].name);
+		return parse_fields(slice_str(words[i].fields), out, e);
 	}
 	return err_set(e, 0,
 	               "%s is not known: @every DURATION, @hourly, @daily, @weekly, @monthly "

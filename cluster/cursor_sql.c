@@ -14,6 +14,8 @@ enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *m
 	struct sql_param params[] = {
 	        sql_u64(row->to.acked_through),
 	        sql_bytes(row->to.acked_ahead.p, row->to.acked_ahead.n),
+	        sql_u64(row->to.gap_from),
+	        sql_u64(row->to.gap_to),
 	        sql_u64(row->tenant_id),
 	        sql_u64(row->subscription_id),
 	        sql_u64(row->to.partition_id),
@@ -22,13 +24,13 @@ enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *m
 	        sql_u64(row->to.commit_no),
 	};
 	enum sql_stmt stmt = STMT_CURSOR_COMMIT;
-	unsigned n = 8;
+	unsigned n = 10;
 	enum sql_outcome o;
 
 #ifdef LEAT_SEEDED_BUGS
 	if (BUG("cursor-without-commit-no")) {
 		stmt = STMT_CURSOR_COMMIT_BLIND;
-		n = 7;
+		n = 9;
 	}
 #endif
 	o = sql_exec(c, stmt, params, n);
@@ -38,21 +40,15 @@ enum sql_outcome cursor_sql_commit_one(struct sql_conn *c, const struct id128 *m
 
 static void rows_json(const struct bus_commit *req, struct buf *out)
 {
-	static const char hex[] = "0123456789abcdef";
-
 	for (size_t i = 0; i < req->n; i++) {
 		const struct bus_cursor_row *row = &req->rows[i];
-		struct slice ahead = row->to.acked_ahead;
 
 		buf_printf(out, "%s[%u,%" PRIu64 ",%u,%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",\"",
 		           i ? "," : "[", row->tenant_id, row->subscription_id,
 		           row->to.partition_id, row->epoch, row->to.commit_no,
 		           row->to.acked_through);
-		for (size_t k = 0; k < ahead.n; k++) {
-			buf_u8(out, (uint8_t)hex[(unsigned char)ahead.p[k] >> 4]);
-			buf_u8(out, (uint8_t)hex[(unsigned char)ahead.p[k] & 15]);
-		}
-		buf_append_str(out, "\"]");
+		buf_hex(out, row->to.acked_ahead);
+		buf_printf(out, "\",%" PRIu64 ",%" PRIu64 "]", row->to.gap_from, row->to.gap_to);
 	}
 	buf_u8(out, ']');
 }

@@ -9,6 +9,7 @@
 
 #include "base/slice.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* When it is to be published. All but EVENT_NOW stand in batches of BATCH_SCHEDULED only; those
@@ -18,7 +19,7 @@ enum event_when {
 	EVENT_AT,          /* at when_ms, milliseconds since 1970 */
 	EVENT_AFTER,       /* when_ms after it was stored, by the database's clock */
 	EVENT_WILL,        /* when_ms after its client, or that one's node session, was lost */
-	EVENT_WILL_LOST,   /* the client of this will is lost: its delay begins */
+	EVENT_WILL_LOST,   /* the client of this will is lost: its delay begins, now of when_ms */
 	EVENT_WILL_DROP,   /* it took its leave: this will is not to be published */
 	EVENT_WILL_CANCEL, /* it is back in time: nor one whose delay runs */
 	EVENT_CANCEL,      /* nor the scheduled event */
@@ -54,13 +55,19 @@ struct event {
 	uint64_t when_ms;      /* see there */
 	uint32_t partition_id; /* where it goes then, as things were when it was stored */
 	uint64_t will_id;      /* a will, and what is said about it: which one */
-	struct slice owner;    /* subject whose name it is */
-	struct slice name;     /* scheduled: the publisher's, to cancel or replace it, or empty;
-	                        * will: the client id */
+	uint64_t
+	        will_expiry_ms; /* a will: expires_ms is so long after it is published; 0 = never */
+	struct slice owner;     /* subject whose name it is */
+	struct slice name;      /* scheduled: the publisher's, to cancel or replace it, or empty;
+	                         * will: the client id */
 };
 
 /* The partition, of n, that it belongs to: by its key, else by its topic. */
 uint32_t event_partition(const struct event *ev, uint32_t n);
+
+/* Take one of the CloudEvents attributes above by its name on the wire; the value is borrowed.
+ * False: there is none of that name, and nothing is done. */
+bool event_take_attribute(struct event *ev, struct slice name, struct slice value);
 
 enum { EVENT_ORDERING_MAX = 1024 }; /* bytes; longer keys that begin alike share an order */
 

@@ -24,6 +24,7 @@ struct flush_head {
 	uint64_t bytes;    /* as the journal counts them */
 	uint64_t next_seq; /* read back after the head was advanced */
 	uint64_t end_bytes;
+	bool sealed; /* so it was not */
 };
 
 static bool same_head(const struct batch *a, const struct batch *b)
@@ -49,7 +50,14 @@ static void flush_group(struct flush *f)
 static void flush_fail(struct flush *f, size_t culprit, const char *why)
 {
 	f->culprit = culprit;
+	f->error_no = 0;
 	snprintf(f->error, sizeof f->error, "%s", why);
+}
+
+static void flush_fail_sql(struct flush *f, size_t culprit, const struct sql_conn *c)
+{
+	flush_fail(f, culprit, sql_error(c));
+	f->error_no = sql_errno(c);
 }
 
 /* What no packet can carry would cost the connection, and with it everything read through it. */
@@ -65,7 +73,7 @@ static bool flush_fits(struct flush *f, uint64_t max_packet)
 }
 
 /* The fence, the heads, and the numbers that are ours now: one round trip. When the fence did not
- * match, what followed it is rolled back. */
+ * match, what followed it is rolled back. A sealed head stays where it is. */
 static void flush_text(const struct flush *f, struct buf *out)
 {
 	if (f->fence)
@@ -78,9 +86,11 @@ static void flush_text(const struct flush *f, struct buf *out)
 		buf_printf(out, "%s(%u,%u,%u,%" PRIu64 ")", i ? "," : "", batch_tenant(b),
 		           batch_partition(b), h->count, h->bytes);
 	}
-	buf_append_str(out, " ON DUPLICATE KEY UPDATE next_seq=next_seq+VALUES(next_seq),"
-	                    "bytes=bytes+VALUES(bytes);"
-	                    "SELECT tenant_id,partition_id,next_seq,bytes FROM head"
+	buf_append_str(out, " ON DUPLICATE KEY UPDATE"
+	                    " next_seq=next_seq+IF(sealed_at IS NULL,VALUES(next_seq),0),"
+	                    "bytes=bytes+IF(sealed_at IS NULL,VALUES(bytes),0);"
+	                    "SELECT tenant_id,partition_id,next_seq,bytes,sealed_at IS NOT NULL"
+	                    " FROM head"
 	                    " WHERE (tenant_id,partition_id) IN (");
 	for (size_t i = 0; i < f->n_heads; i++) {
 		const struct batch *b = f->batches[f->heads[i].from];
@@ -96,13 +106,14 @@ static int on_head(void *arg, const struct sql_cell *cells, unsigned n)
 	struct flush_head *h = &f->heads[f->heads_read];
 	const struct batch *b;
 
-	if (n < 4 || f->heads_read == f->n_heads)
+	if (n < 5 || f->heads_read == f->n_heads)
 		return 1;
 	b = f->batches[h->from];
 	if (cells[0].u != batch_tenant(b) || cells[1].u != batch_partition(b))
 		return 1; /* not sorted as promised: heads_read stays short and nothing is stored */
 	h->next_seq = cells[2].u;
 	h->end_bytes = cells[3].u;
+	h->sealed = cells[4].u != 0;
 	f->heads_read++;
 	return 0;
 }
@@ -115,8 +126,8 @@ static void on_statement(void *arg, unsigned result, uint64_t affected)
 		f->fenced = f->fence && affected != 1;
 }
 
-/* A head that was not there before was made just now and starts at 0, where no event may be: its
- * tenant was deleted. */
+/* A head that was not there before was made just now and starts at 0, where no event may be: it was
+ * sealed so long ago that it is forgotten, or its tenant was deleted. */
 static enum sql_outcome flush_number(struct flush *f)
 {
 	if (f->heads_read != f->n_heads) {
@@ -127,7 +138,8 @@ static enum sql_outcome flush_number(struct flush *f)
 		const struct flush_head *h = &f->heads[i];
 		uint64_t base = h->next_seq - h->count;
 
-		if (base == 0) {
+		if (h->sealed || base == 0) {
+			f->sealed_tenant = batch_tenant(f->batches[h->from]);
 			flush_fail(f, h->from, "tenant is gone");
 			return SQL_FATAL;
 		}
@@ -137,6 +149,24 @@ static enum sql_outcome flush_number(struct flush *f)
 		}
 	}
 	return SQL_OK;
+}
+
+static int on_layout(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	struct flush *f = arg;
+
+	if (n >= 2)
+		f->layout = (struct layout){(uint32_t)cells[0].u, (uint32_t)cells[1].u};
+	return 1;
+}
+
+/* The tenant's row was committed with the seal. */
+static enum sql_outcome flush_layout(struct sql_conn *c, struct flush *f)
+{
+	struct sql_param tenant = sql_u64(f->sealed_tenant);
+	enum sql_outcome o = sql_query(c, STMT_LAYOUT_NOW, &tenant, 1, on_layout, f);
+
+	return o == SQL_OK ? SQL_FATAL : o;
 }
 
 static enum sql_outcome flush_heads(struct sql_conn *c, struct flush *f)
@@ -149,10 +179,13 @@ static enum sql_outcome flush_heads(struct sql_conn *c, struct flush *f)
 	o = sql_text(c, text.data, text.len, &sink, SQL_TEXT_PLAIN);
 	buf_release(&text);
 	if (o != SQL_OK) {
-		flush_fail(f, SIZE_MAX, sql_error(c));
+		flush_fail_sql(f, SIZE_MAX, c);
 		return o;
 	}
-	return f->fenced ? SQL_LOST : flush_number(f);
+	if (f->fenced)
+		return SQL_LOST;
+	o = flush_number(f);
+	return o == SQL_FATAL && f->sealed_tenant ? flush_layout(c, f) : o;
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------
@@ -223,7 +256,7 @@ static enum sql_outcome flush_rows(struct sql_conn *c, struct flush *f)
 	set_end_bytes(&rows);
 	o = bulk_sql_insert(c, &bulk);
 	if (o == SQL_FATAL || o == SQL_DUP)
-		flush_fail(f, bulk.culprit, sql_error(c));
+		flush_fail_sql(f, bulk.culprit, c);
 	free(rows.end_bytes);
 	return o == SQL_DUP ? SQL_FATAL : o; /* the journal is ahead of its head: no repeat helps */
 }
@@ -236,6 +269,8 @@ enum sql_outcome flush_sql_run(struct sql_conn *c, struct flush *f)
 	f->fenced = false;
 	f->heads_read = 0;
 	f->n_heads = 0;
+	f->sealed_tenant = 0;
+	f->layout = (struct layout){0, 0};
 	flush_group(f);
 	if (flush_fits(f, sql_conn_server(c)->max_packet))
 		o = flush_heads(c, f);

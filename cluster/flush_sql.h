@@ -6,6 +6,7 @@
 
 #include "base/id128.h"
 #include "cluster/batch.h"
+#include "cluster/layout.h"
 #include "sql/conn.h"
 
 #include <stdbool.h>
@@ -27,12 +28,22 @@ struct flush {
 	uint64_t *base_seqs; /* out, [n]; the batches themselves are set on the loop thread */
 	size_t culprit;      /* out, FATAL: the batch; SIZE_MAX = unknown */
 	char error[160];     /* out: the database's words, without data */
+	unsigned error_no;   /* out: its number of it; 0 = it was not asked */
+	/* out, FATAL, not 0: a head of this tenant is sealed or gone; where its events go now */
+	uint32_t sealed_tenant;
+	struct layout layout;
 
 	struct flush_head *heads; /* flush_sql.c's own, from here on */
 	size_t n_heads;
 	size_t heads_read;
 	bool fenced;
 };
+
+/* FATAL because a tenant's partitions were changed since its events were placed. */
+static inline bool flush_is_outdated(const struct flush *f)
+{
+	return f->sealed_tenant && batch_partition(f->batches[f->culprit]) < f->layout.first;
+}
 
 /* OK, RETRY, LOST, FATAL, or UNKNOWN never: nothing is committed. */
 enum sql_outcome flush_sql_run(struct sql_conn *c, struct flush *f);

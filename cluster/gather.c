@@ -1,9 +1,12 @@
 #include "cluster/gather.h"
 
 #include "base/mem.h"
+#include "cluster/bus.h"
 
 #include <assert.h>
 #include <stdlib.h>
+
+enum { READ_FIRST = 64 }; /* rows read at once, until their size is known */
 
 struct head {
 	struct {
@@ -41,14 +44,15 @@ static struct head *head_of(struct gather *g, uint32_t tenant_id, uint32_t parti
 }
 
 int gather_add(struct gather *g, uint32_t tenant_id, uint32_t partition_id, const struct batch *one,
-               size_t max_heads)
+               uint64_t expires_ms, size_t max_heads)
 {
 	struct head *h = head_of(g, tenant_id, partition_id, max_heads);
 
 	assert(batch_count(one) == 1);
 	if (!h)
 		return -1;
-	if (batch_take(h->open, one, 0) < 0 && batch_take(open_batch(g, h), one, 0) < 0)
+	if (batch_take(h->open, one, 0, expires_ms) < 0 &&
+	    batch_take(open_batch(g, h), one, 0, expires_ms) < 0)
 		fatal("an empty batch refused an event");
 	g->bytes += batch_bytes(one);
 	return 0;
@@ -61,6 +65,16 @@ static int order(const struct batch *x, const struct batch *y)
 		return batch_tenant(x) < batch_tenant(y) ? -1 : 1;
 	return (batch_partition(x) > batch_partition(y)) -
 	       (batch_partition(x) < batch_partition(y));
+}
+
+size_t gather_rows_to_read(const struct gather *g, size_t done, size_t n)
+{
+	size_t rows = READ_FIRST;
+
+	if (done)
+		rows = (BUS_FLUSH_MAX_BYTES - g->bytes) / (g->bytes / done + 1) + 1;
+	rows = rows < GATHER_READ_MAX ? rows : GATHER_READ_MAX;
+	return rows < n - done ? rows : n - done;
 }
 
 void gather_seal(struct gather *g)

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cluster/bus_sql_impl.h"
 #include "cluster/flush_sql.h"
+#include "cluster/gone_sql.h"
 #include "cluster/timer_sql.h"
 
 #include <assert.h>
@@ -88,18 +89,18 @@ static void small_text(const struct bus_append *req, const struct id128 *id, str
 {
 	const struct batch *b = req->batches[0];
 	char me[ID128_HEX];
-	char head[96];
+	char head[64];
 
 	id128_hex(id, me);
 	snprintf(head, sizeof head, "h.tenant_id=%u AND h.partition_id=%u", batch_tenant(b),
 	         batch_partition(b));
-	buf_printf(out,
-	           "UPDATE writer w JOIN head h ON %s SET w.flush_no=%" PRIu64
-	           ",h.next_seq=h.next_seq+%u,h.bytes=h.bytes+%zu WHERE w.session_id=x'%s'"
-	           " AND w.writer_no=%u AND w.flush_no=%" PRIu64 " AND w.fence=%" PRIu64
-	           " AND w.%s;",
-	           head, req->flush_no, batch_count(b), batch_bytes(b), me, req->writer_no,
-	           req->flush_no - 1, req->fence, FENCE_STATE);
+	buf_printf(
+	        out,
+	        "UPDATE writer w JOIN head h ON %s AND h.sealed_at IS NULL SET w.flush_no=%" PRIu64
+	        ",h.next_seq=h.next_seq+%u,h.bytes=h.bytes+%zu WHERE w.session_id=x'%s'"
+	        " AND w.writer_no=%u AND w.flush_no=%" PRIu64 " AND w.fence=%" PRIu64 " AND w.%s;",
+	        head, req->flush_no, batch_count(b), batch_bytes(b), me, req->writer_no,
+	        req->flush_no - 1, req->fence, FENCE_STATE);
 	buf_printf(out,
 	           "INSERT INTO journal(tenant_id,partition_id,base_seq,event_count,end_bytes,"
 	           "session_id,writer_no,flush_no,attributes,body)"
@@ -164,14 +165,31 @@ static void on_missing(void *arg, size_t batch, uint32_t event)
 	out->missing[out->n_missing++] = (struct missing){batch, event};
 }
 
+/* made[i]: of whom the i-th batch made rows, or 0. */
+static enum sql_outcome check_tenants(struct sql_conn *c, struct bus_append *req,
+                                      const uint32_t *made)
+{
+	uint32_t gone;
+	enum sql_outcome o = gone_sql_look(c, made, req->n, &gone);
+
+	if (o != SQL_OK || !gone)
+		return o;
+	for (size_t i = 0; i < req->n; i++)
+		if (made[i] == gone)
+			append_fail(req, i, GONE_ERROR);
+	return SQL_FATAL;
+}
+
 /* Timers come before heads in the lock order, so the fence does not go with the heads then. */
 static enum sql_outcome append_timers(struct sql_conn *c, struct bus_job *job, const char *fence)
 {
 	struct bus_append *req = job->req;
 	enum sql_outcome o = sql_text(c, fence, strlen(fence), NULL, SQL_TEXT_PLAIN);
+	uint32_t *made;
 
 	if (o == SQL_OK && sql_affected(c) != 1)
 		return SQL_LOST;
+	made = xcalloc(req->n, sizeof *made);
 	for (size_t i = 0; o == SQL_OK && i < req->n; i++) {
 		struct timer_store store = {.me = &job->me,
 		                            .batch = req->batches[i],
@@ -184,7 +202,12 @@ static enum sql_outcome append_timers(struct sql_conn *c, struct bus_job *job, c
 		o = timer_sql_store(c, &store);
 		if (o == SQL_FATAL)
 			append_fail(req, i, sql_error(c));
+		if (store.made)
+			made[i] = batch_tenant(req->batches[i]);
 	}
+	if (o == SQL_OK)
+		o = check_tenants(c, req, made);
+	free(made);
 	return o;
 }
 
@@ -218,6 +241,8 @@ static enum sql_outcome append_heads(struct sql_conn *c, struct bus_job *job, st
 		out->base_seqs[at[k]] = f->base_seqs[k];
 	if (o == SQL_FATAL)
 		append_fail(req, f->culprit < f->n ? at[f->culprit] : SIZE_MAX, f->error);
+	req->sealed_tenant = f->sealed_tenant;
+	req->layout = f->layout;
 	free(f->base_seqs);
 	return o;
 }
@@ -289,6 +314,7 @@ void journal_sql_append(struct bus *bus, struct bus_append *req)
 	assert(req->writer_no < BUS_WRITERS && req->n > 0);
 	req->culprit = SIZE_MAX;
 	req->error[0] = '\0';
+	req->sealed_tenant = 0;
 	bus_sql_submit(bus_sql_self(bus), SQL_LANE_WRITER0 + req->writer_no, work_append,
 	               append_done, req,
 	               xcalloc(1, sizeof(struct appended) + req->n * sizeof(uint64_t)));
@@ -459,6 +485,15 @@ static enum sql_outcome read_journal(struct sql_conn *c, struct read_state *r)
 	return o;
 }
 
+static void drop_batches(struct bus_read *req)
+{
+	for (size_t i = 0; i < req->n; i++)
+		batch_unref(req->batches[i]);
+	free(req->batches);
+	req->batches = NULL;
+	req->n = 0;
+}
+
 static enum sql_outcome work_read(struct sql_conn *c, void *arg)
 {
 	struct bus_job *job = arg;
@@ -468,13 +503,8 @@ static enum sql_outcome work_read(struct sql_conn *c, void *arg)
 
 	if (o == SQL_OK && req->next_seq > req->confirmed_seq)
 		o = confirm(c, &job->me);
-	if (o == SQL_OK)
-		return o;
-	for (size_t i = 0; i < req->n; i++)
-		batch_unref(req->batches[i]);
-	free(req->batches);
-	req->batches = NULL;
-	req->n = 0;
+	if (o != SQL_OK)
+		drop_batches(req);
 	return o;
 }
 
@@ -486,6 +516,56 @@ void journal_sql_read(struct bus *bus, struct bus_read *req)
 	req->batches = NULL;
 	req->next_seq = 1;
 	bus_sql_submit(bus_sql_self(bus), SQL_LANE_READ, work_read, read_done, req, NULL);
+}
+
+/* ---- layouts ------------------------------------------------------------------------------------
+ */
+
+static int on_layout_head(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	struct bus_layouts *req = arg;
+
+	if (n < 4)
+		return 1;
+	req->heads = xrealloc(req->heads, (req->n + 1) * sizeof *req->heads);
+	req->heads[req->n++] = (struct layout_head){
+	        .partition_id = (uint32_t)cells[0].u,
+	        .layout = (uint32_t)cells[1].u,
+	        .sealed = cells[2].u != 0,
+	        .next_seq = cells[3].u,
+	};
+	return 0;
+}
+
+static void drop_heads(struct bus_layouts *req)
+{
+	free(req->heads);
+	req->heads = NULL;
+	req->n = 0;
+}
+
+/* Confirmed: a seal that a crash takes back would leave events behind that nobody reads. */
+static enum sql_outcome work_layouts(struct sql_conn *c, void *arg)
+{
+	struct bus_job *job = arg;
+	struct bus_layouts *req = job->req;
+	struct sql_param params[2] = {sql_u64(req->tenant_id), sql_u64(req->from_partition)};
+	enum sql_outcome o = sql_query(c, STMT_LAYOUT_HEADS, params, 2, on_layout_head, req);
+
+	if (o == SQL_OK)
+		o = confirm(c, &job->me);
+	if (o != SQL_OK)
+		drop_heads(req);
+	return o;
+}
+
+BUS_JOB_DONE(layouts)
+
+void journal_sql_layouts(struct bus *bus, struct bus_layouts *req)
+{
+	req->n = 0;
+	req->heads = NULL;
+	bus_sql_submit(bus_sql_self(bus), SQL_LANE_READ, work_layouts, layouts_done, req, NULL);
 }
 
 /* ---- locate -------------------------------------------------------------------------------------

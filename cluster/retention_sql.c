@@ -1,11 +1,12 @@
-/* retention_sql: the step of retention on the tables head, journal and storage_full. The looks are
- * plain reads; each head then gets a transaction of its own, fenced by the role. Appends hold a
- * head's row for their whole transaction, so this one takes it last, in one text with its COMMIT: a
- * node that is stopped in the middle of a step holds nothing that an append wants. */
+/* retention_sql: the step of retention on the tables head and journal, and tenant.full_since. The
+ * looks are plain reads; each head then gets a transaction of its own, fenced by the role. Appends
+ * hold a head's row for their whole transaction, so this one takes it last, in one text with its
+ * COMMIT: a node that is stopped in the middle of a step holds nothing that an append wants. */
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cluster/bus_sql_impl.h"
+#include "cluster/gone_sql.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -18,7 +19,10 @@ enum {
 	HEADS_AT_ONCE = 100, /* whose rows one transaction holds, for the time of its COMMIT */
 	TENANTS_A_LOOK = 500,
 	SESSIONS_AT_ONCE = 16,
+	ENDED_MINUTES = 60, /* an ended session is kept so long: its node may ask about a flush */
+	REPORTS_AT_ONCE = 500, /* rows of node_tenant, of each of these sessions */
 	ROOM_AGAIN = 16, /* a full tenant has room again when this part of its limit is free */
+	ERROR_LOCK_WAIT = 1205, /* the server's number */
 };
 
 /* A head that something may be removed from. */
@@ -41,6 +45,7 @@ struct cut {
 /* A tenant at or above its limit, or marked so. */
 struct laden {
 	uint32_t tenant_id;
+	char name[65]; /* for the audit */
 	bool full;
 	uint64_t stored; /* bytes */
 	uint64_t max;    /* 0 = none */
@@ -70,11 +75,7 @@ struct step {
 
 static enum sql_outcome fence(struct step *s)
 {
-	struct sql_param params[] = {sql_u64(BUS_ROLE_RETENTION), param_session(&s->job->me),
-	                             sql_u64(s->req->epoch)};
-	enum sql_outcome o = sql_exec(s->c, STMT_ROLE_WRITE, params, 3);
-
-	return o == SQL_OK && sql_affected(s->c) == 0 ? SQL_LOST : o;
+	return role_sql_fence(s->c, &s->job->me, BUS_ROLE_RETENTION, s->req->epoch);
 }
 
 static struct sql_param param_text(const struct buf *b)
@@ -196,7 +197,8 @@ static enum sql_outcome move_heads(struct step *s)
 	buf_append_str(&text,
 	               "]','$[*]' COLUMNS(t INT UNSIGNED PATH '$[0]',p SMALLINT UNSIGNED PATH"
 	               " '$[1]',f BIGINT UNSIGNED PATH '$[2]',r BIGINT UNSIGNED PATH '$[3]')) d"
-	               " STRAIGHT_JOIN head h ON h.tenant_id=d.t AND h.partition_id=d.p"
+	               " STRAIGHT_JOIN head h FORCE INDEX (PRIMARY) ON h.tenant_id=d.t AND "
+	               "h.partition_id=d.p"
 	               " SET h.first_seq=d.f,h.removed_bytes=d.r;COMMIT");
 	o = sql_text(s->c, text.data, text.len, NULL, SQL_TEXT_ENDS);
 	buf_release(&text);
@@ -234,14 +236,18 @@ static int on_laden(void *arg, const struct sql_cell *cells, unsigned n)
 {
 	struct step *s = arg;
 
-	if (n < 4 || s->n_laden == TENANTS_A_LOOK)
+	struct laden *t = &s->laden[s->n_laden];
+
+	if (n < 5 || s->n_laden == TENANTS_A_LOOK)
 		return 1;
-	s->laden[s->n_laden++] = (struct laden){
+	s->n_laden++;
+	*t = (struct laden){
 	        .tenant_id = (uint32_t)cells[0].u,
 	        .full = cells[1].u != 0,
 	        .stored = cells[2].u,
 	        .max = cells[3].u,
 	};
+	snprintf(t->name, sizeof t->name, "%.*s", (int)cells[4].bytes.n, cells[4].bytes.p);
 	return 0;
 }
 
@@ -261,21 +267,18 @@ static int on_part(void *arg, const struct sql_cell *cells, unsigned n)
 
 static enum sql_outcome write_mark(struct step *s, const struct laden *t, bool full)
 {
-	char id[16];
 	char detail[96];
-	int n_id = snprintf(id, sizeof id, "%u", t->tenant_id);
 	int n_detail = snprintf(detail, sizeof detail,
 	                        "{\"stored_bytes\":%" PRIu64 ",\"max_stored_bytes\":%" PRIu64 "}",
 	                        t->stored, t->max);
 	const char *action = full ? "retention.full" : "retention.room";
-	struct sql_param mark[] = {sql_u64(t->tenant_id), sql_u64(t->stored)};
+	struct sql_param mark = sql_u64(t->tenant_id);
 	struct sql_param audit[] = {
 	        sql_bytes(s->who, strlen(s->who)),  sql_u64(t->tenant_id),
-	        sql_bytes(action, strlen(action)),  sql_bytes(id, (size_t)n_id),
+	        sql_bytes(action, strlen(action)),  sql_bytes(t->name, strlen(t->name)),
 	        sql_utf8(detail, (size_t)n_detail),
 	};
-	enum sql_outcome o =
-	        sql_exec(s->c, full ? STMT_STORAGE_FULL : STMT_STORAGE_ROOM, mark, full ? 2 : 1);
+	enum sql_outcome o = sql_exec(s->c, full ? STMT_STORAGE_FULL : STMT_STORAGE_ROOM, &mark, 1);
 
 	if (o == SQL_OK)
 		o = sql_exec(s->c, STMT_AUDIT_NEW, audit, 5);
@@ -284,14 +287,32 @@ static enum sql_outcome write_mark(struct step *s, const struct laden *t, bool f
 	return o;
 }
 
+/* Somebody's transaction holds this tenant's row: the others are not kept for it. */
+static enum sql_outcome mark_later(struct step *s, const struct laden *t)
+{
+	log_warn("retention", "tenant=%u could not be marked: %s", t->tenant_id,
+	         log_quote_str(sql_error(s->c)));
+	sql_rollback(s->c);
+	return SQL_OK;
+}
+
 static enum sql_outcome mark_full(struct step *s, const struct laden *t, bool full)
 {
+	uint32_t gone = 0;
 	enum sql_outcome o;
 
 	sql_rollback(s->c);
 	o = fence(s);
 	if (o == SQL_OK)
 		o = write_mark(s, t, full);
+	if (o == SQL_RETRY && sql_errno(s->c) == ERROR_LOCK_WAIT)
+		return mark_later(s, t);
+	if (o == SQL_OK)
+		o = gone_sql_look(s->c, &t->tenant_id, 1, &gone);
+	if (o == SQL_OK && gone) {
+		sql_rollback(s->c);
+		return SQL_OK;
+	}
 	if (o == SQL_OK)
 		o = sql_commit(s->c);
 	if (o == SQL_OK)
@@ -302,10 +323,19 @@ static enum sql_outcome mark_full(struct step *s, const struct laden *t, bool fu
 	return o;
 }
 
+/* The bytes that it is brought down to. Who is full is so until there is some room: else the next
+ * event would fill it again. What relieves it and what is removed for it are the same number. */
+static uint64_t goal_of(const struct laden *t)
+{
+	if (!t->max)
+		return UINT64_MAX;
+	return t->full ? t->max - t->max / ROOM_AGAIN : t->max;
+}
+
 static enum sql_outcome unload(struct step *s, const struct laden *t)
 {
 	struct sql_param id = sql_u64(t->tenant_id);
-	uint64_t excess = t->stored - t->max;
+	uint64_t excess = t->stored - goal_of(t);
 	bool blocked = false;
 	enum sql_outcome o;
 
@@ -331,9 +361,9 @@ static enum sql_outcome relieve_tenants(struct step *s)
 	for (size_t i = 0; o == SQL_OK && i < s->n_laden && has_room(s); i++) {
 		const struct laden *t = &s->laden[i];
 
-		if (t->max && t->stored > t->max)
+		if (t->stored > goal_of(t))
 			o = unload(s, t);
-		else if (t->full && (!t->max || t->stored <= t->max - t->max / ROOM_AGAIN))
+		else if (t->full)
 			o = mark_full(s, t, false);
 	}
 	return o;
@@ -411,10 +441,21 @@ static int on_ended(void *arg, const struct sql_cell *cells, unsigned n)
 	return 0;
 }
 
+/* Said again after an UNKNOWN outcome it may count twice: that does no harm. */
+static enum sql_outcome count_minute(struct step *s)
+{
+	struct sql_param enough = sql_u64(ENDED_MINUTES);
+	enum sql_outcome o = fence(s);
+
+	if (o == SQL_OK)
+		o = sql_exec(s->c, STMT_SESSION_MINUTE, &enough, 1);
+	return o == SQL_OK ? sql_commit(s->c) : o;
+}
+
 static enum sql_outcome remove_sessions(struct step *s)
 {
-	struct sql_param limit = sql_u64(SESSIONS_AT_ONCE);
-	enum sql_outcome o = sql_query(s->c, STMT_SESSION_ENDED, &limit, 1, on_ended, s);
+	struct sql_param params[] = {sql_u64(ENDED_MINUTES), sql_u64(SESSIONS_AT_ONCE)};
+	enum sql_outcome o = sql_query(s->c, STMT_SESSION_ENDED, params, 2, on_ended, s);
 
 	sql_rollback(s->c);
 	if (o != SQL_OK || !s->n_ended)
@@ -427,6 +468,27 @@ static enum sql_outcome remove_sessions(struct step *s)
 		if (o == SQL_OK)
 			o = sql_exec(s->c, STMT_SESSION_DELETE, &id, 1);
 	}
+	return o == SQL_OK ? sql_commit(s->c) : o;
+}
+
+/* What a session said of its tenants is of no use from its end on. */
+static enum sql_outcome remove_reports(struct step *s)
+{
+	struct sql_param limit = sql_u64(SESSIONS_AT_ONCE);
+	enum sql_outcome o;
+
+	s->n_ended = 0;
+	o = sql_query(s->c, STMT_REPORT_STALE, &limit, 1, on_ended, s);
+	sql_rollback(s->c);
+	if (o != SQL_OK || !s->n_ended)
+		return o;
+	o = fence(s);
+	for (size_t i = 0; o == SQL_OK && i < s->n_ended; i++) {
+		struct sql_param params[] = {param_session(&s->ended[i]), sql_u64(REPORTS_AT_ONCE)};
+
+		o = sql_exec(s->c, STMT_REPORT_DELETE, params, 2);
+	}
+	s->req->more = true;
 	return o == SQL_OK ? sql_commit(s->c) : o;
 }
 
@@ -445,9 +507,17 @@ static enum sql_outcome work_retain(struct sql_conn *c, void *arg)
 	o = relieve_tenants(s);
 	if (o == SQL_OK && has_room(s))
 		o = shorten_aged(s);
+	if (o == SQL_OK && req->minute)
+		o = count_minute(s);
 	if (o == SQL_OK && req->tenant_id == 0)
 		o = remove_sessions(s);
-	req->more |= req->removed >= req->limit;
+	if (o == SQL_OK && req->tenant_id == 0)
+		o = remove_reports(s);
+	if (o == SQL_OK && req->aside)
+		o = aside_sql_shorten(c, &job->me, s->who, req);
+	if (o != SQL_OK)
+		snprintf(req->error, sizeof req->error, "%s", sql_error(c));
+	req->more |= req->removed >= req->limit || req->aside_more;
 	buf_release(&s->rows);
 	free(s);
 	return o;
@@ -460,8 +530,9 @@ void retention_sql_retain(struct bus *bus, struct bus_retain *req)
 	struct bus_sql *b = bus_sql_self(bus);
 
 	assert(req->limit > 0 && req->limit <= BUS_RETAIN_MAX);
-	req->removed = req->gaps = 0;
-	req->more = false;
+	req->removed = req->gaps = req->asides = 0;
+	req->more = req->aside_more = false;
+	req->error[0] = '\0';
 	/* the name lives as long as the bus, and is not written to */
 	bus_sql_submit(b, SQL_LANE_ADMIN, work_retain, retain_done, req, (void *)b->settings.name);
 }

@@ -32,6 +32,15 @@ static int on_role(void *arg, const struct sql_cell *cells, unsigned n)
 	return 1;
 }
 
+enum sql_outcome role_sql_fence(struct sql_conn *c, const struct id128 *me, enum bus_role role,
+                                uint64_t epoch)
+{
+	struct sql_param params[] = {sql_u64(role), param_session(me), sql_u64(epoch)};
+	enum sql_outcome o = sql_exec(c, STMT_ROLE_WRITE, params, 3);
+
+	return o == SQL_OK && sql_affected(c) == 0 ? SQL_LOST : o;
+}
+
 static enum sql_outcome release(struct sql_conn *c, const struct bus_job *job)
 {
 	const struct bus_role_claim *req = job->req;

@@ -33,10 +33,11 @@ struct sighting {
 struct session_job {
 	struct bus_sql *owner; /* loop thread only */
 	struct id128 me;
-	struct id128 target; /* end: whom */
-	uint64_t renewals;   /* end: the counter that stood still */
-	char *name;          /* open */
-	char *peer;          /* open */
+	struct id128 target;        /* end: whom */
+	uint64_t renewals;          /* end: the counter that stood still */
+	char *name;                 /* open */
+	char *peer;                 /* open */
+	uint32_t max_subscriptions; /* open */
 	uint64_t submitted_ms;
 	uint64_t state; /* renew: node_session.state when it did not match */
 	uint64_t taken; /* renew: our counter of subscriptions that others took */
@@ -304,18 +305,18 @@ static enum sql_outcome replace_same_name(struct sql_conn *c, struct session_job
 static enum sql_outcome work_open(struct sql_conn *c, void *arg)
 {
 	struct session_job *job = arg;
-	struct sql_param params[3] = {param_session(&job->me),
-	                              sql_bytes(job->name, strlen(job->name)),
-	                              sql_bytes(job->peer, strlen(job->peer))};
+	struct sql_param params[4] = {
+	        param_session(&job->me), sql_bytes(job->name, strlen(job->name)),
+	        sql_bytes(job->peer, strlen(job->peer)), sql_u64(job->max_subscriptions)};
 	enum sql_outcome o = replace_same_name(c, job);
 
-	for (uint32_t no = 0; o == SQL_OK && no <= WRITER_NO_LEADER; no++) {
+	for (uint32_t no = 0; o == SQL_OK && no <= WRITER_NO_INBOX; no++) {
 		struct sql_param writer[2] = {params[0], sql_u64(no)};
 
 		o = sql_exec(c, STMT_WRITER_CREATE, writer, 2);
 	}
 	if (o == SQL_OK)
-		o = sql_exec(c, STMT_SESSION_BEGIN, params, 3);
+		o = sql_exec(c, STMT_SESSION_BEGIN, params, 4);
 	if (o == SQL_DUP) /* one of our name opened since we looked: look again */
 		o = SQL_RETRY;
 	return o == SQL_OK ? sql_commit(c) : o;
@@ -352,6 +353,7 @@ static void session_open(struct bus_sql *b)
 	job->me = id128_random();
 	job->name = xstrdup(b->settings.name);
 	job->peer = xstrdup(b->settings.peer);
+	job->max_subscriptions = b->settings.max_subscriptions;
 	b->busy = true;
 	if (sql_submit(b->sql, SQL_LANE_SESSION, work_open, done_open, job)) {
 		b->busy = false;
@@ -519,6 +521,13 @@ void session_sql_stop(struct bus *bus, void (*on_stopped)(void *arg), void *arg)
 		return;
 	job_free(job);
 	b->settings.defer(b->settings.loop, finish_stop, b);
+}
+
+void session_sql_end(struct bus_sql *b)
+{
+	b->stopping = true;
+	b->sql_up = false;
+	go_down(b, "this node ends");
 }
 
 void session_sql_release(struct bus_sql *b)

@@ -1,9 +1,11 @@
 /* settle_sql: what becomes of events that a queue's consumers failed to process: settlements, and
  * reading what waits to be tried again. Due times and history are by the database's clock. */
 #include "base/buf.h"
+#include "base/bug.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/order.h"
 #include "cluster/bus_sql_impl.h"
 
 #include <assert.h>
@@ -73,7 +75,10 @@ static enum sql_outcome move_event(struct sql_conn *c, const struct bus_settle *
 		params[n++] = sql_u64(f->attempt);
 	}
 	params[n++] = sql_utf8(batch_attributes(one).p, batch_attributes(one).n);
-	params[n++] = sql_bytes(batch_body(one).p, batch_body(one).n);
+	params[n++] =
+	        sql_bytes(batch_body(one).p, f->kind == BUS_FAILED_DEAD && BUG("dead-letter-cut")
+	                                             ? batch_body(one).n / 2
+	                                             : batch_body(one).n);
 	stmt = f->kind == BUS_FAILED_DEAD     ? STMT_DEAD_LETTER_NEW
 	       : f->kind == BUS_FAILED_PARKED ? STMT_TIMER_PARK
 	                                      : STMT_TIMER_RETRY;
@@ -137,6 +142,8 @@ static enum sql_outcome fail_timer(struct sql_conn *c, const struct bus_settle *
 
 		return sql_exec(c, STMT_TIMER_AGAIN, params, 7);
 	}
+	if (BUG("dead-letter-lost"))
+		return timers_done(c, req->subscription_id, &f->timer_id, 1);
 	o = sql_exec(c, STMT_DEAD_LETTER_FROM_TIMER,
 	             (struct sql_param[]){attempt, sql_bytes(f->reason.p, f->reason.n),
 	                                  param_reason(f), attempt, id, sub},
@@ -185,21 +192,13 @@ struct due {
 	bool more;
 };
 
-static int id_order(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a;
-	uint64_t y = *(const uint64_t *)b;
-
-	return (x > y) - (x < y);
-}
-
 static int on_due(void *arg, const struct sql_cell *cells, unsigned n)
 {
 	struct due *due = arg;
 	const struct bus_retries *req = due->req;
 
-	if (n < 1 || (req->n_known &&
-	              bsearch(&cells[0].u, req->known, req->n_known, sizeof *req->known, id_order)))
+	if (n < 1 || (req->n_known && bsearch(&cells[0].u, req->known, req->n_known,
+	                                      sizeof *req->known, order_u64)))
 		return 0;
 	due->more = due->n == req->limit;
 	if (due->more)
@@ -208,34 +207,41 @@ static int on_due(void *arg, const struct sql_cell *cells, unsigned n)
 	return 0;
 }
 
-/* timer_id, partition_id, seq, attempt, attributes, body */
+struct found {
+	const struct bus_retries *req;
+	struct bus_retry *retries; /* at the places of their ids; without a batch: none */
+	size_t n;
+};
+
+/* which of the ids, timer_id, partition_id, seq, attempt, attributes, body */
 static int on_event(void *arg, const struct sql_cell *cells, unsigned n)
 {
-	struct bus_retries *req = arg;
-	struct bus_retry *r = &req->retries[req->n];
+	const struct found *found = arg;
+	uint32_t tenant_id = found->req->tenant_id;
+	struct bus_retry *r;
 	struct err e;
 
-	if (n < 6 || req->n == req->limit)
+	if (n < 7 || cells[0].u < 1 || cells[0].u > found->n)
 		return 1;
+	r = &found->retries[cells[0].u - 1];
 	*r = (struct bus_retry){
-	        .timer_id = cells[0].u,
-	        .partition_id = (uint32_t)cells[1].u,
-	        .seq = cells[2].u,
-	        .attempt = (uint32_t)cells[3].u,
+	        .timer_id = cells[1].u,
+	        .partition_id = (uint32_t)cells[2].u,
+	        .seq = cells[3].u,
+	        .attempt = (uint32_t)cells[4].u,
 	};
-	r->batch = batch_decode(req->tenant_id, r->partition_id, r->seq, 1, cells[4].bytes,
-	                        cells[5].bytes, &e);
-	if (r->batch)
-		req->n++;
-	else
-		log_error("settle", "tenant=%u timer=%" PRIu64 " row cannot be read: %s",
-		          req->tenant_id, r->timer_id, e.text);
+	r->batch = batch_decode(tenant_id, r->partition_id, r->seq, 1, cells[5].bytes,
+	                        cells[6].bytes, &e);
+	if (!r->batch)
+		log_error("settle", "tenant=%u timer=%" PRIu64 " row cannot be read: %s", tenant_id,
+		          r->timer_id, e.text);
 	return 0;
 }
 
 static enum sql_outcome read_events(struct sql_conn *c, struct bus_retries *req,
                                     const struct due *due)
 {
+	struct found found = {req, xcalloc(due->n, sizeof *found.retries), due->n};
 	struct buf json = {0};
 	struct sql_param params[2];
 	enum sql_outcome o;
@@ -243,9 +249,13 @@ static enum sql_outcome read_events(struct sql_conn *c, struct bus_retries *req,
 	ids_json(due->ids, due->n, &json);
 	params[0] = sql_utf8(json.data, json.len);
 	params[1] = sql_u64(req->subscription_id);
-	req->retries = xcalloc(due->n, sizeof *req->retries);
-	o = sql_query(c, STMT_RETRY_READ, params, 2, on_event, req);
+	o = sql_query(c, STMT_RETRY_READ, params, 2, on_event, &found);
 	buf_release(&json);
+	req->retries = found.retries;
+	for (size_t i = 0; i < found.n; i++) {
+		if (found.retries[i].batch)
+			req->retries[req->n++] = found.retries[i];
+	}
 	return o;
 }
 
@@ -300,7 +310,7 @@ static void drop_results(struct bus_retries *req)
 }
 
 /* When the next is due is asked before what is due: a row whose time comes between the two is then
- * found twice. The other way round nobody would look for it again. */
+ * found twice. The other way round nobody would look for it again. Most queues have none. */
 static enum sql_outcome work_retries(struct sql_conn *c, void *arg)
 {
 	struct bus_job *job = arg;
@@ -311,11 +321,11 @@ static enum sql_outcome work_retries(struct sql_conn *c, void *arg)
 	                             sql_u64(req->limit + req->n_known + 1)};
 	enum sql_outcome o = sql_query(c, STMT_RETRY_WAITING, params, 1, on_waiting, req);
 
-	if (o == SQL_OK)
+	if (o == SQL_OK && req->waiting)
 		o = sql_query(c, STMT_RETRY_DUE, params, 2, on_due, &due);
 	if (o == SQL_OK && due.n)
 		o = read_events(c, req, &due);
-	if (o == SQL_OK && req->list)
+	if (o == SQL_OK && req->waiting && req->list)
 		o = sql_query(c, STMT_RETRY_LIST, params, 1, on_listed, &list);
 	if (o == SQL_OK && due.more)
 		req->next_in_ms = 0;

@@ -323,6 +323,17 @@ static struct id128 next_id(struct sim *s)
 	return id;
 }
 
+void sim_publish(struct sim *s, const struct batch *one)
+{
+	static const struct id128 nobody;
+	struct sim_op *op = sim_op_new(SIM_publish, &nobody, NULL);
+
+	op->one = batch_split(one, 0, 1);
+	server_apply(s, op);
+	server_sync(s, s->n_log);
+	sim_op_unref(op);
+}
+
 static void open_session(struct sim_bus *b)
 {
 	struct sim *s = b->sim;
@@ -430,6 +441,8 @@ static bool commits(const struct flight *f)
 {
 	if (sim_op_writes(f->op))
 		return f->outcome == SQL_OK;
+	if (f->op->kind == SIM_heads) /* as anyone sees them */
+		return false;
 	if (f->op->kind == SIM_read && f->op->r.read.next_seq <= f->op->r.read.confirmed_seq)
 		return false;
 	return !BUG("dispatch-before-confirmed");
@@ -578,6 +591,20 @@ void sim_crash(struct sim *s)
 	}
 }
 
+/* An admin's word that it was done: it is durable, and all that came before it. */
+void sim_set_partitions(struct sim *s, uint32_t tenant_id, uint32_t before, uint32_t n)
+{
+	struct sim_op *op = sim_op_new(SIM_set_partitions, &(struct id128){{0}}, NULL);
+
+	TRACE(s, "tenant %u: %u partitions", tenant_id, n);
+	op->partitions.tenant_id = tenant_id;
+	op->partitions.before = before;
+	op->partitions.n = n;
+	server_apply(s, op);
+	server_sync(s, s->n_log);
+	sim_op_unref(op);
+}
+
 static void sim_stop(struct bus *bus, void (*on_stopped)(void *arg), void *arg)
 {
 	end_session((struct sim_bus *)bus);
@@ -661,6 +688,7 @@ static const struct bus_ops sim_ops = {
         .read = sim_read,
         .locate = sim_locate,
         .heads = sim_heads,
+        .layouts = sim_layouts,
         .claim = sim_claim,
         .claim_release = sim_claim_release,
         .change = sim_change,
@@ -670,10 +698,14 @@ static const struct bus_ops sim_ops = {
         .settle = sim_settle,
         .retries = sim_retries,
         .retain = sim_retain,
+        .report = sim_report,
+        .stock = sim_stock,
+        .note = sim_note,
         .look = sim_look,
         .hinted = sim_hinted,
         .role_claim = sim_role_claim,
         .fire = sim_fire,
+        .collect = sim_collect,
         .stop = sim_stop,
         .free = sim_bus_free,
 };

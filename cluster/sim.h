@@ -10,6 +10,8 @@
  *  - a session ended by other nodes, and the LOST that its requests get until it notices,
  *  - time that jumps.
  *
+ * Of what is published in SQL it moves all, at whatever rate (bus_collect.allow).
+ *
  * Base/clock.h shows the virtual time. One thread; nothing here blocks. */
 #ifndef LEAT_CLUSTER_SIM_H
 #define LEAT_CLUSTER_SIM_H
@@ -57,7 +59,11 @@ void sim_after(struct sim *s, uint32_t delay_ms, void (*fn)(void *arg), void *ar
 bool sim_step(struct sim *s);
 void sim_run_for(struct sim *s, uint64_t ms);
 
+/* An application publishes this event in SQL (see store_publish()), and has its COMMIT. */
+void sim_publish(struct sim *s, const struct batch *one);
+
 void sim_crash(struct sim *s); /* the server, now */
+void sim_set_partitions(struct sim *s, uint32_t tenant_id, uint32_t before, uint32_t n);
 uint64_t sim_random(struct sim *s, uint64_t below);
 uint64_t sim_now_ms(const struct sim *s);
 const struct store *sim_store(const struct sim *s); /* what a reader sees now */

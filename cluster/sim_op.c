@@ -140,6 +140,13 @@ static void copy_retries(struct sim_op *op)
 	r->rows = NULL;
 }
 
+/* It may be done again, and its node may be gone by then: nobody is asked, and all is allowed. */
+static void copy_collect(struct sim_op *op)
+{
+	op->r.collect.allow = NULL;
+	bus_collect_clear(&op->r.collect);
+}
+
 static void copy_fire(struct sim_op *op)
 {
 	op->r.fire.n = op->r.fire.n_late = 0;
@@ -184,6 +191,8 @@ struct sim_op *sim_op_new(enum sim_kind kind, const struct id128 *me, const void
 		copy_retries(op);
 	else if (kind == SIM_fire)
 		copy_fire(op);
+	else if (kind == SIM_collect)
+		copy_collect(op);
 	else if (kind == SIM_owned)
 		op->r.owned.rows =
 		        op_dup(op, op->r.owned.rows, op->r.owned.n * sizeof *op->r.owned.rows);
@@ -205,6 +214,7 @@ void sim_op_unref(struct sim_op *op)
 		batch_unref(op->r.append.batches[i]);
 	for (size_t i = 0; op->kind == SIM_settle && i < op->r.settle.n_failures; i++)
 		batch_unref(op->r.settle.failures[i].batch);
+	batch_unref(op->one);
 	for (uint32_t i = 0; i < op->n_blocks; i++)
 		free(op->blocks[i]);
 	free(op);
@@ -221,6 +231,8 @@ bool sim_op_writes(const struct sim_op *op)
 #undef SIM_WRITES
 	                [SIM_open_session] = 1,
 	        [SIM_end_session] = 1,
+	        [SIM_publish] = 1,
+	        [SIM_set_partitions] = 1,
 	};
 
 	return writes[op->kind];
@@ -234,6 +246,8 @@ const char *sim_op_name(const struct sim_op *op)
 #undef SIM_NAME
 	                [SIM_open_session] = "open_session",
 	        [SIM_end_session] = "end_session",
+	        [SIM_publish] = "publish",
+	        [SIM_set_partitions] = "set_partitions",
 	};
 
 	return names[op->kind];
@@ -284,6 +298,8 @@ enum sql_outcome sim_op_apply(struct sim_op *op, struct store *store)
 		return store_locate(store, &op->r.locate);
 	case SIM_heads:
 		return store_heads(store, &op->r.heads);
+	case SIM_layouts:
+		return store_layouts(store, &op->r.layouts);
 	case SIM_owned:
 		return store_owned(store, &op->me, &op->r.owned);
 	case SIM_claim:
@@ -302,13 +318,27 @@ enum sql_outcome sim_op_apply(struct sim_op *op, struct store *store)
 		return store_role_claim(store, &op->me, &op->r.role_claim);
 	case SIM_fire:
 		return store_fire(store, &op->me, &op->r.fire);
+	case SIM_collect:
+		return store_collect(store, &op->me, &op->r.collect);
 	case SIM_retain:
 		return store_retain(store, &op->me, &op->r.retain);
+	case SIM_stock:
+		return store_stock(store, &op->r.stock);
+	case SIM_report:
+	case SIM_note:
+		return SQL_OK; /* nothing here reads it */
 	case SIM_open_session:
 		store_session_open(store, &op->me, op->name);
 		return SQL_OK;
 	case SIM_end_session:
 		store_session_end(store, &op->me);
+		return SQL_OK;
+	case SIM_publish:
+		store_publish(store, op->one);
+		return SQL_OK;
+	case SIM_set_partitions:
+		store_set_partitions(store, op->partitions.tenant_id, op->partitions.before,
+		                     op->partitions.n);
 		return SQL_OK;
 	}
 	return SQL_FATAL;
@@ -336,6 +366,16 @@ static void drop_fire(struct bus_fire *r)
 	r->n = r->n_late = 0;
 }
 
+static void drop_collect(struct bus_collect *r)
+{
+	for (size_t i = 0; i < r->n; i++)
+		batch_unref(r->batches[i]);
+	free(r->batches);
+	free(r->late_ms);
+	free(r->tenants);
+	bus_collect_clear(r);
+}
+
 void sim_op_drop_results(struct sim_op *op)
 {
 	if (op->kind == SIM_claim && op->r.claim.memory)
@@ -344,6 +384,13 @@ void sim_op_drop_results(struct sim_op *op)
 		drop_retries(&op->r.retries);
 	if (op->kind == SIM_fire)
 		drop_fire(&op->r.fire);
+	if (op->kind == SIM_collect)
+		drop_collect(&op->r.collect);
+	if (op->kind == SIM_layouts) {
+		free(op->r.layouts.heads);
+		op->r.layouts.heads = NULL;
+		op->r.layouts.n = 0;
+	}
 	if (op->kind != SIM_read)
 		return;
 	for (size_t i = 0; i < op->r.read.n; i++)
@@ -373,6 +420,8 @@ static void answer_append(struct sim_op *op, struct bus_append *out)
 			answer_scheduled(r->batches[i], out->batches[i]);
 	}
 	out->culprit = r->culprit;
+	out->sealed_tenant = r->sealed_tenant;
+	out->layout = r->layout;
 	memcpy(out->error, r->error, sizeof out->error);
 }
 
@@ -381,6 +430,7 @@ static void answer_claim(struct sim_op *op, struct bus_claim *out)
 	struct bus_claim *r = &op->r.claim;
 
 	out->holder = r->holder;
+	out->absent = r->absent;
 	out->created = r->created;
 	out->subscription_id = r->subscription_id;
 	out->epoch = r->epoch;
@@ -393,6 +443,14 @@ static void answer_claim(struct sim_op *op, struct bus_claim *out)
 	r->memory = NULL;
 }
 
+static void answer_stock(const struct sim_op *op, struct bus_stock *req)
+{
+	req->stored_bytes = op->r.stock.stored_bytes;
+	req->subscriptions = op->r.stock.subscriptions;
+	req->scheduled = op->r.stock.scheduled;
+	req->dead_letters = op->r.stock.dead_letters;
+}
+
 static void answer_read(struct sim_op *op, struct bus_read *out)
 {
 	out->n = op->r.read.n;
@@ -402,12 +460,23 @@ static void answer_read(struct sim_op *op, struct bus_read *out)
 	op->r.read.batches = NULL;
 }
 
+static void answer_layouts(struct sim_op *op, struct bus_layouts *out)
+{
+	out->n = op->r.layouts.n;
+	out->heads = op->r.layouts.heads;
+	op->r.layouts.n = 0;
+	op->r.layouts.heads = NULL;
+}
+
 static void answer_retain(const struct sim_op *op, struct bus_retain *out)
 {
 	out->tenant_id = op->r.retain.tenant_id;
 	out->partition_id = op->r.retain.partition_id;
 	out->removed = op->r.retain.removed;
 	out->gaps = op->r.retain.gaps;
+	out->asides = op->r.retain.asides;
+	out->aside_more = op->r.retain.aside_more;
+	out->aside_tenant_id = op->r.retain.aside_tenant_id;
 	out->more = op->r.retain.more;
 }
 
@@ -446,6 +515,57 @@ static void answer_fire(struct sim_op *op, struct bus_fire *out)
 	copy_fire(op);
 }
 
+static void answer_collect(struct sim_op *op, struct bus_collect *out)
+{
+	struct bus_collect *r = &op->r.collect;
+
+	r->done = out->done;
+	r->arg = out->arg;
+	r->allow = out->allow;
+	r->outcome = out->outcome;
+	*out = *r;
+	bus_collect_clear(r);
+}
+
+static void answer_commit(struct sim_op *op, struct bus_commit *out)
+{
+	for (size_t i = 0; i < op->r.commit.n; i++)
+		out->rows[i].fenced = op->r.commit.rows[i].fenced;
+}
+
+static void answer_settle(struct sim_op *op, struct bus_settle *out)
+{
+	for (size_t i = 0; i < op->r.settle.n_failures; i++)
+		out->failures[i].made = op->r.settle.failures[i].made;
+}
+
+static void answer_resolve(struct sim_op *op, struct bus_resolve *out)
+{
+	out->fence = op->r.resolve.fence;
+	out->flush_no = op->r.resolve.flush_no;
+}
+
+/* What is done in a role. */
+static void answer_role_results(struct sim_op *op, void *request)
+{
+	switch (op->kind) {
+	case SIM_role_claim:
+		answer_role_claim(op, request);
+		break;
+	case SIM_fire:
+		answer_fire(op, request);
+		break;
+	case SIM_collect:
+		answer_collect(op, request);
+		break;
+	case SIM_retain:
+		answer_retain(op, request);
+		break;
+	default: /* nothing but the outcome */
+		break;
+	}
+}
+
 static void answer_results(struct sim_op *op, void *request)
 {
 	switch (op->kind) {
@@ -453,8 +573,7 @@ static void answer_results(struct sim_op *op, void *request)
 		answer_append(op, request);
 		break;
 	case SIM_resolve:
-		((struct bus_resolve *)request)->fence = op->r.resolve.fence;
-		((struct bus_resolve *)request)->flush_no = op->r.resolve.flush_no;
+		answer_resolve(op, request);
 		break;
 	case SIM_read:
 		answer_read(op, request);
@@ -466,6 +585,9 @@ static void answer_results(struct sim_op *op, void *request)
 		memcpy(((struct bus_heads *)request)->heads, op->r.heads.heads,
 		       op->r.heads.n * sizeof *op->r.heads.heads);
 		break;
+	case SIM_layouts:
+		answer_layouts(op, request);
+		break;
 	case SIM_owned:
 		memcpy(((struct bus_owned *)request)->rows, op->r.owned.rows,
 		       op->r.owned.n * sizeof *op->r.owned.rows);
@@ -474,33 +596,22 @@ static void answer_results(struct sim_op *op, void *request)
 		answer_claim(op, request);
 		break;
 	case SIM_commit:
-		for (size_t i = 0; i < op->r.commit.n; i++)
-			((struct bus_commit *)request)->rows[i].fenced =
-			        op->r.commit.rows[i].fenced;
+		answer_commit(op, request);
 		break;
 	case SIM_expire:
 		((struct bus_expire *)request)->removed = op->r.expire.removed;
 		break;
 	case SIM_settle:
-		for (size_t i = 0; i < op->r.settle.n_failures; i++)
-			((struct bus_settle *)request)->failures[i].made =
-			        op->r.settle.failures[i].made;
+		answer_settle(op, request);
 		break;
 	case SIM_retries:
 		answer_retries(op, request);
 		break;
-	case SIM_role_claim:
-		answer_role_claim(op, request);
+	case SIM_stock:
+		answer_stock(op, request);
 		break;
-	case SIM_fire:
-		answer_fire(op, request);
-		break;
-	case SIM_retain:
-		answer_retain(op, request);
-		break;
-	case SIM_change:
-	case SIM_open_session:
-	case SIM_end_session:
+	default:
+		answer_role_results(op, request);
 		break;
 	}
 }
@@ -521,6 +632,8 @@ void sim_op_answer(struct sim_op *op, void *request, enum sql_outcome outcome)
 #undef SIM_ANSWER
 	case SIM_open_session:
 	case SIM_end_session:
+	case SIM_publish:
+	case SIM_set_partitions:
 		break;
 	}
 }

@@ -17,6 +17,7 @@
 	R(read, 0)       \
 	R(locate, 0)     \
 	R(heads, 0)      \
+	R(layouts, 0)    \
 	R(claim, 1)      \
 	R(change, 1)     \
 	R(commit, 1)     \
@@ -26,7 +27,11 @@
 	R(retries, 0)    \
 	R(role_claim, 1) \
 	R(fire, 1)       \
-	R(retain, 1)
+	R(collect, 1)    \
+	R(retain, 1)     \
+	R(report, 0)     \
+	R(stock, 0)      \
+	R(note, 0)
 
 enum sim_kind {
 #define SIM_KIND(verb, writes) SIM_##verb,
@@ -34,6 +39,8 @@ enum sim_kind {
 #undef SIM_KIND
 	        SIM_open_session, /* these two are the nodes' own */
 	SIM_end_session,
+	SIM_publish,        /* an application's, in SQL */
+	SIM_set_partitions, /* this one is an admin's */
 };
 
 union sim_request {
@@ -46,7 +53,13 @@ struct sim_op {
 	enum sim_kind kind;
 	uint32_t refs;
 	struct id128 me;
-	char name[32];       /* open_session */
+	char name[32];     /* open_session */
+	struct batch *one; /* publish: the event */
+	struct {
+		uint32_t tenant_id;
+		uint32_t before;
+		uint32_t n;
+	} partitions;        /* set_partitions */
 	union sim_request r; /* our copy, with the results of the latest sim_op_apply() */
 	void *blocks[8];     /* what the copy points to */
 	uint32_t n_blocks;

@@ -4,11 +4,14 @@
 #include "base/clock.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "cluster/store_inbox.h"
+#include "cluster/store_layouts.h"
 #include "cluster/store_leader.h"
 #include "cluster/store_subs.h"
 #include "cluster/store_timers.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { ROWS_FIRST = 8 };
@@ -18,7 +21,8 @@ struct session {
 	char *name;
 	bool live;
 	struct bus_writer_state writers[BUS_WRITERS];
-	uint64_t leader_flush_no; /* of the writer row of its roles */
+	uint64_t leader_flush_no; /* of the writer rows of its roles */
+	uint64_t inbox_flush_no;
 };
 
 struct row {
@@ -45,9 +49,11 @@ struct store {
 	size_t retention_bytes;
 	struct map sessions; /* id -> session */
 	struct map parts;    /* tenant, partition -> part */
+	struct store_layouts *layouts;
 	struct store_subs *subs;
 	struct store_timers *timers;
 	struct store_leader *leader;
+	struct store_inbox *inbox;
 };
 
 /* ---- life ---------------------------------------------------------------------------------------
@@ -60,7 +66,9 @@ struct store *store_new(size_t retention_bytes)
 	s->retention_bytes = retention_bytes;
 	s->subs = store_subs_new();
 	s->timers = store_timers_new();
-	s->leader = store_leader_new();
+	s->layouts = store_layouts_new();
+	s->leader = store_leader_new(s->layouts);
+	s->inbox = store_inbox_new(s->layouts);
 	return s;
 }
 
@@ -92,6 +100,8 @@ void store_free(struct store *s)
 	store_subs_free(s->subs);
 	store_timers_free(s->timers);
 	store_leader_free(s->leader);
+	store_inbox_free(s->inbox);
+	store_layouts_free(s->layouts);
 	free(s);
 }
 
@@ -204,6 +214,25 @@ static void part_append(struct store *s, struct batch *b, uint64_t stamp)
 	part_retain(p, s->retention_bytes);
 }
 
+static bool append_sealed(const struct store *s, struct bus_append *req)
+{
+	req->sealed_tenant = 0;
+	for (size_t i = 0; i < req->n; i++) {
+		const struct batch *b = req->batches[i];
+		struct layout now = store_layouts_now(s->layouts, batch_tenant(b));
+
+		if (batch_partition(b) == BATCH_SCHEDULED || !now.n ||
+		    layout_has(now, batch_partition(b)))
+			continue;
+		req->sealed_tenant = batch_tenant(b);
+		req->layout = now;
+		req->culprit = i;
+		snprintf(req->error, sizeof req->error, "head is sealed");
+		return true;
+	}
+	return false;
+}
+
 enum sql_outcome store_append(struct store *s, const struct id128 *me, struct bus_append *req)
 {
 	struct session *session = session_find(s, me);
@@ -216,6 +245,8 @@ enum sql_outcome store_append(struct store *s, const struct id128 *me, struct bu
 	w = &session->writers[req->writer_no];
 	if (w->fence != req->fence || w->flush_no + 1 != req->flush_no)
 		return SQL_LOST;
+	if (append_sealed(s, req))
+		return SQL_FATAL;
 	w->flush_no = req->flush_no;
 	stamp = batch_stamp_of(me->b, req->writer_no, req->flush_no);
 	for (size_t i = 0; i < req->n; i++) {
@@ -326,6 +357,48 @@ enum sql_outcome store_heads(const struct store *s, struct bus_heads *req)
 	return SQL_OK;
 }
 
+/* ---- layouts ------------------------------------------------------------------------------------
+ */
+
+void store_set_partitions(struct store *s, uint32_t tenant_id, uint32_t before, uint32_t n)
+{
+	store_layouts_set(s->layouts, tenant_id, before, n);
+}
+
+struct layout store_layout(const struct store *s, uint32_t tenant_id)
+{
+	return store_layouts_now(s->layouts, tenant_id);
+}
+
+static void add_layout(const struct store *s, struct bus_layouts *req, struct layout l, bool sealed)
+{
+	req->heads = xrealloc(req->heads, (req->n + l.n) * sizeof *req->heads);
+	for (uint32_t i = 0; i < l.n; i++) {
+		const struct part *p = part_find(s, req->tenant_id, l.first + i);
+
+		if (l.first + i < req->from_partition)
+			continue;
+		req->heads[req->n++] = (struct layout_head){
+		        .partition_id = l.first + i,
+		        .layout = l.first,
+		        .sealed = sealed,
+		        .next_seq = p ? p->next_seq : 1,
+		};
+	}
+}
+
+enum sql_outcome store_layouts(const struct store *s, struct bus_layouts *req)
+{
+	size_t n;
+	const struct layout *all = store_layouts_of(s->layouts, req->tenant_id, &n);
+
+	req->n = 0;
+	req->heads = NULL;
+	for (size_t i = 0; i < n; i++)
+		add_layout(s, req, all[i], i + 1 < n);
+	return SQL_OK;
+}
+
 /* ---- subscriptions ------------------------------------------------------------------------------
  */
 
@@ -339,9 +412,14 @@ static const char *owner_live(const void *arg, const struct id128 *id)
 
 enum sql_outcome store_claim(struct store *s, const struct id128 *me, struct bus_claim *req)
 {
+	enum sql_outcome o;
+
 	if (!store_session_live(s, me))
 		return SQL_RETRY; /* with the next session */
-	return store_subs_claim(s->subs, me, owner_live, s, req);
+	o = store_subs_claim(s->subs, me, owner_live, s, req);
+	if (o == SQL_OK && req->kind == BUS_SUB_SESSION && req->created && req->epoch > 1)
+		store_leader_end_wills(s->leader, req->tenant_id, req->subject, req->name);
+	return o;
 }
 
 enum sql_outcome store_change(struct store *s, const struct id128 *me, struct bus_change *req)
@@ -385,6 +463,16 @@ static uint64_t stored_by(const struct store *s, uint32_t tenant_id)
 	return bytes;
 }
 
+enum sql_outcome store_stock(const struct store *s, struct bus_stock *req)
+{
+	req->stored_bytes = stored_by(s, req->tenant_id);
+	req->subscriptions = store_subs_count(s->subs, req->tenant_id);
+	req->scheduled = store_leader_scheduled(s->leader, req->tenant_id);
+	req->dead_letters = store_timers_dead(s->timers, req->tenant_id);
+	req->connections = req->ephemeral = 0; /* nobody reports */
+	return SQL_OK;
+}
+
 static bool may_go(const struct store *s, const struct part *p, const struct bus_retain *req)
 {
 	uint64_t appended_ms = p->rows[p->first].appended_ms;
@@ -417,8 +505,9 @@ enum sql_outcome store_retain(struct store *s, const struct id128 *me, struct bu
 	struct part *p;
 	size_t at = 0;
 
-	req->removed = req->gaps = 0;
-	req->tenant_id = req->partition_id = 0;
+	req->removed = req->gaps = req->asides = 0; /* nothing set aside is kept here */
+	req->tenant_id = req->partition_id = req->aside_tenant_id = 0;
+	req->aside_more = false;
 	if (!store_leader_holds(s->leader, BUS_ROLE_RETENTION, me, req->epoch))
 		return SQL_LOST;
 	while (req->removed < req->limit && (p = map_next(&s->parts, &at)))
@@ -487,4 +576,34 @@ enum sql_outcome store_fire(struct store *s, const struct id128 *me, struct bus_
 	due.batches = NULL;
 	gather_release(&due);
 	return o;
+}
+
+void store_publish(struct store *s, const struct batch *one)
+{
+	store_inbox_add(s->inbox, one);
+}
+
+enum sql_outcome store_collect(struct store *s, const struct id128 *me, struct bus_collect *req)
+{
+	struct session *session = session_find(s, me);
+	struct gather out = {0};
+
+	bus_collect_clear(req);
+	req->writer_no = WRITER_NO_INBOX;
+	if (!session || !session->live ||
+	    (!store_leader_holds(s->leader, BUS_ROLE_INBOX, me, req->epoch) &&
+	     !BUG("leader-unchecked")))
+		return SQL_LOST;
+	store_inbox_collect(s->inbox, s->leader, me, req, &out);
+	if (req->n_late)
+		req->flush_no = ++session->inbox_flush_no;
+	req->n = out.n;
+	req->batches = out.batches;
+	for (size_t i = 0; i < req->n; i++)
+		part_append(s, req->batches[i],
+		            batch_stamp_of(me->b, req->writer_no, req->flush_no));
+	out.n = 0;
+	out.batches = NULL;
+	gather_release(&out);
+	return SQL_OK;
 }

@@ -30,11 +30,18 @@ enum sql_outcome store_append(struct store *s, const struct id128 *me, struct bu
 enum sql_outcome store_role_claim(struct store *s, const struct id128 *me,
                                   struct bus_role_claim *req);
 enum sql_outcome store_fire(struct store *s, const struct id128 *me, struct bus_fire *req);
+enum sql_outcome store_collect(struct store *s, const struct id128 *me, struct bus_collect *req);
 enum sql_outcome store_resolve(struct store *s, struct bus_resolve *req);
 enum sql_outcome store_read(const struct store *s, struct bus_read *req);
 enum sql_outcome store_locate(const struct store *s, struct bus_locate *req);
+enum sql_outcome store_stock(const struct store *s, struct bus_stock *req);
 enum sql_outcome store_heads(const struct store *s, struct bus_heads *req);
+enum sql_outcome store_layouts(const struct store *s, struct bus_layouts *req);
 enum sql_outcome store_owned(const struct store *s, const struct id128 *me, struct bus_owned *req);
+
+/* As CALL tenant_set_partitions. before: how many it had, should it be the first change. */
+void store_set_partitions(struct store *s, uint32_t tenant_id, uint32_t before, uint32_t n);
+struct layout store_layout(const struct store *s, uint32_t tenant_id); /* n 0 = never changed */
 
 enum sql_outcome store_claim(struct store *s, const struct id128 *me, struct bus_claim *req);
 void store_claim_release(struct bus_claim *req);
@@ -44,6 +51,10 @@ enum sql_outcome store_expire(struct store *s, struct bus_expire *req);
 enum sql_outcome store_retain(struct store *s, const struct id128 *me, struct bus_retain *req);
 enum sql_outcome store_settle(struct store *s, const struct id128 *me, struct bus_settle *req);
 enum sql_outcome store_retries(const struct store *s, struct bus_retries *req);
+
+/* For tests: what publish() in SQL does in a transaction that commits at once: an event of a batch
+ * of its partition, or of BATCH_SCHEDULED. The store's copy. */
+void store_publish(struct store *s, const struct batch *one);
 
 /* For tests: what a subscription has in the timer and dead_letter tables; see store_timers.h. */
 void store_each_failure(const struct store *s, uint64_t subscription_id,

@@ -8,7 +8,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#define ROLES (BUS_ROLE_RETENTION + 1)
+#define ROLES (BUS_ROLE_ISSUERS + 1)
 
 enum { ROWS_FIRST = 8 };
 
@@ -22,8 +22,9 @@ struct role {
 struct row {
 	uint64_t timer_id;
 	uint32_t tenant_id;
-	uint32_t rank;   /* of a crowd: its place among those of its tenant */
-	uint64_t due_ms; /* wall clock; NEVER = not before something else happens */
+	uint32_t rank;     /* of a crowd: its place among those of its tenant */
+	uint64_t due_ms;   /* wall clock; NEVER = not before something else happens */
+	uint64_t delay_ms; /* will: from when its client is lost */
 	bool will;
 	bool detached;           /* a will that has no name any more: it is due */
 	struct id128 session_id; /* will: its client's node */
@@ -36,11 +37,15 @@ struct store_leader {
 	size_t n;
 	size_t cap;
 	uint64_t last_id;
+	const struct store_layouts *layouts;
 };
 
-struct store_leader *store_leader_new(void)
+struct store_leader *store_leader_new(const struct store_layouts *layouts)
 {
-	return xcalloc(1, sizeof(struct store_leader));
+	struct store_leader *l = xcalloc(1, sizeof *l);
+
+	l->layouts = layouts;
+	return l;
 }
 
 void store_leader_free(struct store_leader *l)
@@ -51,6 +56,15 @@ void store_leader_free(struct store_leader *l)
 		batch_unref(l->rows[i].one);
 	free(l->rows);
 	free(l);
+}
+
+uint64_t store_leader_scheduled(const struct store_leader *l, uint32_t tenant_id)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < l->n; i++)
+		n += l->rows[i].tenant_id == tenant_id && !l->rows[i].will;
+	return n;
 }
 
 /* ---- roles --------------------------------------------------------------------------------------
@@ -106,6 +120,7 @@ static void row_add(struct store_leader *l, const struct id128 *me, const struct
 	        .tenant_id = batch_tenant(b),
 	        .due_ms = ev->when_ms,
 	        .will = ev->when == EVENT_WILL,
+	        .delay_ms = ev->when_ms,
 	        .session_id = *me,
 	        .one = batch_split(b, i, i + 1),
 	};
@@ -119,14 +134,6 @@ static void row_remove(struct store_leader *l, size_t i)
 {
 	batch_unref(l->rows[i].one);
 	l->rows[i] = l->rows[--l->n];
-}
-
-static uint64_t delay_of(const struct row *r)
-{
-	struct event ev;
-
-	batch_event(r->one, 0, &ev);
-	return ev.when_ms;
 }
 
 static uint64_t will_of(const struct row *r)
@@ -172,12 +179,14 @@ static void change_will(struct store_leader *l, uint32_t tenant_id, const struct
 			continue;
 		same = will_of(r) == ev->will_id;
 		if (ev->when == EVENT_WILL_LOST) {
-			if (same && r->due_ms == NEVER)
-				r->due_ms = now_ms + delay_of(r);
+			if (same && r->due_ms == NEVER) {
+				r->delay_ms = ev->when_ms;
+				r->due_ms = now_ms + r->delay_ms;
+			}
 		} else if (ev->when == EVENT_WILL_DROP) {
 			if (same)
 				row_remove(l, i);
-		} else if (delay_of(r) > 0 || same) {
+		} else if (r->delay_ms > 0 || same) {
 			row_remove(l, i);
 		} else if (ev->when == EVENT_WILL) {
 			r->due_ms = now_ms;
@@ -204,6 +213,20 @@ void store_leader_store(struct store_leader *l, const struct id128 *me, struct b
 			batch_set_missing(b, i);
 		if (ev.when != EVENT_CANCEL)
 			row_add(l, me, b, i, &ev);
+	}
+}
+
+/* As STMT_WILL_ENDED. */
+void store_leader_end_wills(struct store_leader *l, uint32_t tenant_id, struct slice owner,
+                            struct slice name)
+{
+	struct event of = {.owner = owner, .name = name};
+
+	for (size_t i = 0; i < l->n; i++) {
+		if (!row_is(&l->rows[i], tenant_id, &of, true))
+			continue;
+		l->rows[i].due_ms = clock_wall_ms();
+		l->rows[i].detached = true;
 	}
 }
 
@@ -277,8 +300,10 @@ static size_t sort_due(struct store_leader *l, uint64_t now_ms, uint32_t limit, 
 }
 
 /* What it becomes part of has no name, owner or due time any more. */
-static void gather_row(struct gather *out, const struct row *r)
+static void gather_row(const struct store_leader *l, struct gather *out, const struct row *r,
+                       uint64_t now_ms)
 {
+	struct layout now = store_layouts_now(l->layouts, r->tenant_id);
 	struct event ev;
 	struct err e;
 	struct batch *plain;
@@ -288,7 +313,8 @@ static void gather_row(struct gather *out, const struct row *r)
 	                     &e);
 	if (!plain)
 		fatal("an event of ours is not one: %s", e.text);
-	gather_add(out, r->tenant_id, ev.partition_id, plain, SIZE_MAX);
+	gather_add(out, r->tenant_id, now.n ? layout_partition(now, &ev) : ev.partition_id, plain,
+	           ev.will_expiry_ms ? now_ms + ev.will_expiry_ms : 0, SIZE_MAX);
 	batch_unref(plain);
 }
 
@@ -307,13 +333,13 @@ enum sql_outcome store_leader_fire(struct store_leader *l, const struct id128 *m
 		struct row *r = &l->rows[i];
 
 		if (r->will && r->due_ms == NEVER && !live(arg, &r->session_id))
-			r->due_ms = now_ms + delay_of(r);
+			r->due_ms = now_ms + r->delay_ms;
 	}
 	due = sort_due(l, now_ms, req->limit, &next_ms);
 	n = due < req->limit ? due : req->limit;
 	req->late_ms = xcalloc(n + 1, sizeof *req->late_ms);
 	for (size_t i = l->n - due; i < l->n - due + n; i++) {
-		gather_row(out, &l->rows[i]);
+		gather_row(l, out, &l->rows[i], now_ms);
 		req->late_ms[req->n_late++] = now_ms - l->rows[i].due_ms;
 		batch_unref(l->rows[i].one);
 	}

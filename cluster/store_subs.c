@@ -18,6 +18,8 @@ struct cursor {
 	uint64_t commit_no;
 	uint64_t acked_through;
 	struct buf acked_ahead;
+	uint64_t gap_from;
+	uint64_t gap_to;
 };
 
 struct sub {
@@ -126,6 +128,20 @@ static void cursors_make(struct sub *sub, const struct bus_cursor *starts, uint3
 	}
 }
 
+/* Drop those of partitions below. */
+static void cursors_leave(struct sub *sub, uint32_t partition_id)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < sub->n_cursors; i++) {
+		if (sub->cursors[i].partition_id < partition_id)
+			buf_release(&sub->cursors[i].acked_ahead);
+		else
+			sub->cursors[n++] = sub->cursors[i];
+	}
+	sub->n_cursors = n;
+}
+
 static void filters_set(struct sub *sub, struct slice filters, uint32_t expiry_s)
 {
 	buf_clear(&sub->filters);
@@ -186,6 +202,8 @@ static void claim_answer(struct bus_claim *req, const struct sub *sub)
 		        .acked_through = c->acked_through,
 		        .commit_no = c->commit_no,
 		        .acked_ahead = slice(text, c->acked_ahead.len),
+		        .gap_from = c->gap_from,
+		        .gap_to = c->gap_to,
 		};
 		if (c->acked_ahead.len)
 			memcpy(text, c->acked_ahead.data, c->acked_ahead.len);
@@ -217,7 +235,8 @@ static enum sql_outcome claim_row(struct store_subs *t, const struct id128 *me,
 	bool gone = !sub || sub_expired(sub);
 	const char *holder;
 
-	if (gone && !req->create)
+	req->absent = gone && !req->create;
+	if (req->absent)
 		return SQL_FATAL;
 	if (sub && !req->force && !id128_is_zero(&sub->owner) && !id128_eq(&sub->owner, me) &&
 	    (holder = owner_live(arg, &sub->owner))) {
@@ -277,23 +296,23 @@ enum sql_outcome store_subs_change(struct store_subs *t, const struct id128 *me,
 {
 	struct sub *sub = map_get_u64(&t->by_id, req->subscription_id);
 
-	if (!sub || sub->tenant_id != req->tenant_id || sub->epoch != req->epoch ||
-	    !id128_eq(&sub->owner, me))
+	if (!sub || sub->tenant_id != req->tenant_id || sub->epoch != req->epoch)
+		return SQL_LOST;
+	if (req->verb == BUS_CHANGE_RELEASE && id128_is_zero(&sub->owner))
+		return SQL_OK; /* it was, before its outcome was known */
+	if (!id128_eq(&sub->owner, me))
 		return SQL_LOST;
 	switch (req->verb) {
 	case BUS_CHANGE_FILTERS:
 		filters_set(sub, req->filters, req->expiry_s);
 		cursors_make(sub, req->starts, req->n_starts);
 		break;
-	case BUS_CHANGE_IDLE:
-		sub_idle(sub, req->expiry_s, req->idle_s);
-		break;
-	case BUS_CHANGE_ACTIVE:
-		if (sub_expired(sub))
-			return SQL_LOST;
-		sub->expires_ms = 0;
+	case BUS_CHANGE_LAYOUT:
+		cursors_leave(sub, req->starts[0].partition_id);
+		cursors_make(sub, req->starts, req->n_starts);
 		break;
 	case BUS_CHANGE_RELEASE:
+		sub_idle(sub, req->expiry_s, req->idle_s);
 		sub->owner = (struct id128){{0}};
 		break;
 	case BUS_CHANGE_DELETE:
@@ -328,6 +347,8 @@ static bool cursor_commit(struct store_subs *t, const struct id128 *me,
 	c->acked_through = row->to.acked_through;
 	buf_clear(&c->acked_ahead);
 	buf_append_slice(&c->acked_ahead, row->to.acked_ahead);
+	c->gap_from = row->to.gap_from;
+	c->gap_to = row->to.gap_to;
 	return true;
 }
 
@@ -389,6 +410,16 @@ enum sql_outcome store_subs_expire(struct store_subs *t, struct bus_expire *req)
 /* ---- retention ----------------------------------------------------------------------------------
  */
 
+/* Its place in a partition: of a layout that it has still to come to, the beginning. */
+static uint64_t done_through(const struct sub *sub, uint32_t partition_id)
+{
+	const struct cursor *c = cursor_find(sub, partition_id);
+
+	if (c)
+		return c->acked_through;
+	return sub->n_cursors && sub->cursors[0].partition_id < partition_id ? 0 : UINT64_MAX;
+}
+
 uint64_t store_subs_pinned(const struct store_subs *t, uint32_t tenant_id, uint32_t partition_id)
 {
 	const struct sub *sub;
@@ -396,14 +427,25 @@ uint64_t store_subs_pinned(const struct store_subs *t, uint32_t tenant_id, uint3
 	size_t at = 0;
 
 	while ((sub = map_next(&t->by_id, &at))) {
-		const struct cursor *c = sub->tenant_id == tenant_id && sub->policy.pin
-		                                 ? cursor_find(sub, partition_id)
-		                                 : NULL;
+		uint64_t done = sub->tenant_id == tenant_id && sub->policy.pin
+		                        ? done_through(sub, partition_id)
+		                        : UINT64_MAX;
 
-		if (c && c->acked_through < least)
-			least = c->acked_through;
+		if (done < least)
+			least = done;
 	}
 	return least;
+}
+
+uint64_t store_subs_count(const struct store_subs *t, uint32_t tenant_id)
+{
+	const struct sub *sub;
+	uint64_t n = 0;
+	size_t at = 0;
+
+	while ((sub = map_next(&t->by_id, &at)))
+		n += sub->tenant_id == tenant_id;
+	return n;
 }
 
 uint32_t store_subs_overtaken(const struct store_subs *t, uint32_t tenant_id, uint32_t partition_id,

@@ -30,6 +30,7 @@ uint64_t store_subs_pinned(const struct store_subs *t, uint32_t tenant_id, uint3
 /* Cursors whose next event is one of [from, to). */
 uint32_t store_subs_overtaken(const struct store_subs *t, uint32_t tenant_id, uint32_t partition_id,
                               uint64_t from, uint64_t to);
+uint64_t store_subs_count(const struct store_subs *t, uint32_t tenant_id);
 enum sql_outcome store_subs_expire(struct store_subs *t, struct bus_expire *req);
 
 #endif

@@ -185,6 +185,18 @@ static void take_due(struct bus_retries *req, const struct row *r)
 	}
 }
 
+uint64_t store_timers_dead(const struct store_timers *t, uint32_t tenant_id)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < t->n; i++) {
+		const struct row *r = &t->rows[i];
+
+		n += r->kind == BUS_FAILED_DEAD && batch_tenant(r->batch) == tenant_id;
+	}
+	return n;
+}
+
 void store_timers_retries(const struct store_timers *t, struct bus_retries *req)
 {
 	const struct row **mine = xcalloc(t->n + 1, sizeof(struct row *));

@@ -14,6 +14,8 @@ void store_timers_free(struct store_timers *t);
 void store_timers_settle(struct store_timers *t, struct bus_settle *req);
 void store_timers_retries(const struct store_timers *t, struct bus_retries *req);
 
+uint64_t store_timers_dead(const struct store_timers *t, uint32_t tenant_id); /* dead letters */
+
 /* For tests: walk what a subscription has there; a dead one's kind is DEAD. */
 void store_timers_each(const struct store_timers *t, uint64_t subscription_id,
                        void (*fn)(void *arg, const struct bus_failure *row), void *arg);

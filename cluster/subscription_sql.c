@@ -1,11 +1,15 @@
-/* subscription_sql: changing, looking over and expiring subscriptions; claiming is claim_sql.c. */
+/* subscription_sql: changing, looking over and expiring subscriptions; claiming is claim_sql.c,
+ * letting go release_sql.c. */
 #include "base/buf.h"
 #include "base/mem.h"
 #include "cluster/bus_sql_impl.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { CHANGES_TOGETHER = 64 }; /* changes in a transaction */
 
 enum sql_outcome subscription_sql_cursors(struct sql_conn *c, const struct id128 *me,
                                           uint32_t tenant_id, uint64_t subscription_id,
@@ -46,27 +50,6 @@ enum sql_outcome subscription_sql_filters(struct sql_conn *c, const struct id128
 /* ---- change -------------------------------------------------------------------------------------
  */
 
-/* The statements that begin with the fence's four parameters, or end with them. */
-static enum sql_outcome change_fenced(struct sql_conn *c, const struct id128 *me,
-                                      const struct bus_change *req, enum sql_stmt stmt)
-{
-	struct sql_param params[6];
-	unsigned n = 0;
-	enum sql_outcome o;
-
-	if (stmt == STMT_SUB_IDLE) {
-		params[n++] = sql_u64(req->expiry_s);
-		params[n++] = req->expiry_s == UINT32_MAX ? sql_null()
-		                                          : sql_u64(req->expiry_s - req->idle_s);
-	}
-	params[n++] = sql_u64(req->tenant_id);
-	params[n++] = sql_u64(req->subscription_id);
-	params[n++] = param_session(me);
-	params[n++] = sql_u64(req->epoch);
-	o = sql_exec(c, stmt, params, n);
-	return o == SQL_OK && sql_affected(c) == 0 ? SQL_LOST : o;
-}
-
 static enum sql_outcome change_filters(struct sql_conn *c, const struct id128 *me,
                                        const struct bus_change *req)
 {
@@ -79,46 +62,100 @@ static enum sql_outcome change_filters(struct sql_conn *c, const struct id128 *m
 	return o;
 }
 
+static enum sql_outcome change_layout(struct sql_conn *c, const struct id128 *me,
+                                      const struct bus_change *req)
+{
+	struct sql_param params[] = {sql_u64(req->tenant_id), sql_u64(req->subscription_id),
+	                             sql_u64(req->starts[0].partition_id)};
+	struct sql_param fence[] = {sql_u64(req->tenant_id), sql_u64(req->subscription_id),
+	                            param_session(me), sql_u64(req->epoch)};
+	enum sql_outcome o = sql_exec(c, STMT_SUB_SETTLE, fence, 4);
+
+	if (o == SQL_OK && sql_affected(c) == 0)
+		return SQL_LOST;
+	if (o == SQL_OK)
+		o = sql_exec(c, STMT_CURSOR_LEAVE, params, 3);
+	if (o == SQL_OK)
+		o = subscription_sql_cursors(c, me, req->tenant_id, req->subscription_id,
+		                             req->epoch, req->starts, req->n_starts);
+	return o;
+}
+
 static enum sql_outcome change_delete(struct sql_conn *c, const struct id128 *me,
                                       const struct bus_change *req)
 {
-	struct sql_param params[] = {sql_u64(req->tenant_id), sql_u64(req->subscription_id)};
-	enum sql_outcome o = change_fenced(c, me, req, STMT_SUB_DELETE);
+	struct sql_param params[] = {sql_u64(req->tenant_id), sql_u64(req->subscription_id),
+	                             param_session(me), sql_u64(req->epoch)};
+	enum sql_outcome o = sql_exec(c, STMT_SUB_DELETE, params, 4);
 
+	if (o == SQL_OK && sql_affected(c) == 0)
+		return SQL_LOST;
 	return o == SQL_OK ? sql_exec(c, STMT_CURSOR_DELETE, params, 2) : o;
 }
 
-static enum sql_outcome work_change(struct sql_conn *c, void *arg)
+/* Everything of one change but the commit; where it is LOST, nothing was written. */
+static enum sql_outcome change_one(struct sql_conn *c, const struct id128 *me,
+                                   const struct bus_change *req)
 {
-	struct bus_job *job = arg;
-	const struct bus_change *req = job->req;
-	enum sql_outcome o = SQL_FATAL;
-
-	switch (req->verb) {
-	case BUS_CHANGE_FILTERS:
-		o = change_filters(c, &job->me, req);
-		break;
-	case BUS_CHANGE_IDLE:
-		o = change_fenced(c, &job->me, req, STMT_SUB_IDLE);
-		break;
-	case BUS_CHANGE_ACTIVE:
-		o = change_fenced(c, &job->me, req, STMT_SUB_ACTIVE);
-		break;
-	case BUS_CHANGE_RELEASE:
-		o = change_fenced(c, &job->me, req, STMT_SUB_RELEASE);
-		break;
-	case BUS_CHANGE_DELETE:
-		o = change_delete(c, &job->me, req);
-		break;
-	}
-	return o == SQL_OK ? sql_commit(c) : o;
+	if (req->verb == BUS_CHANGE_FILTERS)
+		return change_filters(c, me, req);
+	if (req->verb == BUS_CHANGE_LAYOUT)
+		return change_layout(c, me, req);
+	assert(req->verb == BUS_CHANGE_DELETE);
+	return change_delete(c, me, req);
 }
 
-BUS_JOB_DONE(change)
+/* False = nothing is stored, and each may do better by itself. */
+static bool change_some(struct sql_conn *c, const struct id128 *me, struct bus_change *const *reqs,
+                        size_t n)
+{
+	enum sql_outcome o = SQL_OK;
+	bool good = true;
+
+	for (size_t i = 0; good && i < n; i++) {
+		reqs[i]->outcome = change_one(c, me, reqs[i]);
+		good = reqs[i]->outcome == SQL_OK || reqs[i]->outcome == SQL_LOST;
+	}
+	if (good)
+		o = sql_commit(c);
+	else
+		sql_rollback(c);
+	for (size_t i = 0; good && i < n; i++) {
+		if (reqs[i]->outcome == SQL_OK)
+			reqs[i]->outcome = o;
+	}
+	return good && o != SQL_RETRY;
+}
+
+static void work_changes(struct sql_conn *c, const struct id128 *me, void *const *reqs, size_t n)
+{
+	struct bus_change *const *changes = (struct bus_change *const *)reqs;
+
+	if (change_some(c, me, changes, n) || n == 1)
+		return;
+	for (size_t i = 0; i < n; i++)
+		change_some(c, me, &changes[i], 1);
+}
+
+static void change_answered(void *arg, bool ran)
+{
+	struct bus_change *req = arg;
+
+	if (!ran)
+		req->outcome = SQL_RETRY;
+	req->done(req);
+}
 
 void subscription_sql_change(struct bus *bus, struct bus_change *req)
 {
-	bus_sql_submit(bus_sql_self(bus), SQL_LANE_ADMIN, work_change, change_done, req, NULL);
+	static const struct together_kind kind = {TOGETHER_CHANGE, CHANGES_TOGETHER, work_changes,
+	                                          change_answered};
+	struct bus_sql *b = bus_sql_self(bus);
+
+	if (req->verb == BUS_CHANGE_RELEASE)
+		release_sql_release(bus, req);
+	else
+		together_add(b, &kind, req->tenant_id, req);
 }
 
 /* ---- owned --------------------------------------------------------------------------------------

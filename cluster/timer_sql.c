@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 enum {
-	ROW_PARAMS = 12,
+	ROW_PARAMS = 13,
 	RUN_MAX = 64, /* rows made together */
 };
 
@@ -14,7 +14,7 @@ enum { DUE_NEVER, DUE_AT, DUE_AFTER };
 
 /* Consecutive events that become rows. */
 struct run {
-	const struct timer_store *store;
+	struct timer_store *store;
 	size_t n;
 	struct row {
 		struct event ev;
@@ -66,8 +66,9 @@ static void row_params(void *arg, size_t i, struct sql_param *out)
 	out[7] = sql_u64(will ? ev->when_ms : 0);
 	out[8] = sql_u64(ev->partition_id);
 	out[9] = sql_u64(ev->will_id);
-	out[10] = sql_utf8(attributes.p, attributes.n);
-	out[11] = sql_bytes(body.p, body.n);
+	out[10] = sql_u64(ev->will_expiry_ms);
+	out[11] = sql_utf8(attributes.p, attributes.n);
+	out[12] = sql_bytes(body.p, body.n);
 }
 
 /* Make the rows collected so far. */
@@ -85,6 +86,7 @@ static enum sql_outcome run_end(struct sql_conn *c, struct run *run)
 	};
 	enum sql_outcome o = bulk_sql_insert(c, &bulk);
 
+	run->store->made |= run->n > 0;
 	for (size_t i = 0; i < run->n; i++)
 		batch_unref(run->rows[i].one);
 	run->n = 0;
@@ -140,16 +142,16 @@ static enum sql_outcome cancel(struct sql_conn *c, const struct timer_store *s,
 static enum sql_outcome change_will(struct sql_conn *c, const struct timer_store *s,
                                     const struct event *ev)
 {
-	struct sql_param params[] = {
-	        sql_u64(batch_tenant(s->batch)),
-	        sql_bytes(ev->owner.p, ev->owner.n),
-	        sql_bytes(ev->name.p, ev->name.n),
-	        sql_u64(ev->will_id),
+	struct sql_param lost[] = {
+	        sql_u64(ev->when_ms * 1000),       sql_u64(ev->when_ms),
+	        sql_u64(batch_tenant(s->batch)),   sql_bytes(ev->owner.p, ev->owner.n),
+	        sql_bytes(ev->name.p, ev->name.n), sql_u64(ev->will_id),
 	};
+	const struct sql_param *params = lost + 2;
 	enum sql_outcome o = SQL_OK;
 
 	if (ev->when == EVENT_WILL_LOST)
-		return sql_exec(c, STMT_WILL_LOST, params, 4);
+		return sql_exec(c, STMT_WILL_LOST, lost, 6);
 	if (ev->when == EVENT_WILL_DROP)
 		return sql_exec(c, STMT_WILL_DROP, params, 4);
 	if (ev->when == EVENT_WILL)
@@ -181,7 +183,7 @@ static enum sql_outcome store_one(struct sql_conn *c, struct run *run, uint32_t 
 	return o;
 }
 
-enum sql_outcome timer_sql_store(struct sql_conn *c, const struct timer_store *s)
+enum sql_outcome timer_sql_store(struct sql_conn *c, struct timer_store *s)
 {
 	struct run run = {.store = s};
 	enum sql_outcome o = SQL_OK;

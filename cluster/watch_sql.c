@@ -73,7 +73,8 @@ static bool note(struct bus_sql *b, const struct flushes *row)
 	return moved;
 }
 
-/* A writer that went may have stored something after the last look: true when there was one. */
+/* A writer that went may have stored something after the last look: true when there was one. Its
+ * session has ended, and what that had is free: it is looked for now. */
 static bool forget_unseen(struct bus_sql *b)
 {
 	struct flushes *f;
@@ -89,6 +90,8 @@ static bool forget_unseen(struct bus_sql *b)
 		free(f);
 		any = true;
 	}
+	if (any)
+		session_sql_suspect(b);
 	return any;
 }
 

@@ -284,6 +284,45 @@ static void on_fatal(struct writer *w)
 	report_refused(w, w->append.error);
 }
 
+static bool is_sealed(const struct bus_append *req, const struct batch *b)
+{
+	return batch_tenant(b) == req->sealed_tenant && batch_partition(b) < req->layout.first;
+}
+
+/* What was meant for sealed heads goes back; the rest of the flush is sent again without it. False:
+ * that is not what stands in the way. */
+static bool return_sealed(struct writer *w)
+{
+	const struct bus_append *req = &w->append;
+	struct part *p = w->front;
+	struct batch **sealed = xcalloc(p->n, sizeof *sealed);
+	size_t n_sealed = 0;
+	size_t n = 0;
+
+	for (size_t i = 0; i < p->n && req->sealed_tenant; i++) {
+		if (is_sealed(req, p->batches[i]))
+			sealed[n_sealed++] = p->batches[i];
+		else
+			p->batches[n++] = p->batches[i];
+	}
+	if (!n_sealed) {
+		free(sealed);
+		return false;
+	}
+	p->n = n;
+	log_info("writer", "writer=%u tenant=%u sealed=%zu first_partition=%u partitions=%u", w->no,
+	         req->sealed_tenant, n_sealed, req->layout.first, req->layout.n);
+	for (size_t i = 0; i < n_sealed; i++)
+		w->events.on_sealed(w->events.arg, sealed[i], req->layout);
+	free(sealed);
+	w->phase = WRITER_READY;
+	if (n)
+		writer_step(w);
+	else
+		finish_front(w);
+	return true;
+}
+
 static void on_appended(struct bus_append *req)
 {
 	struct writer *w = req->arg;
@@ -309,7 +348,8 @@ static void on_appended(struct bus_append *req)
 		writer_pause(w, ++w->asked);
 		break;
 	case SQL_FATAL:
-		on_fatal(w);
+		if (!return_sealed(w))
+			on_fatal(w);
 		break;
 	case SQL_DUP: /* a number given twice: as good as a deadlock, it was rolled back */
 	case SQL_RETRY:

@@ -31,6 +31,9 @@ struct writer_events {
 	                   struct batch *const *batches, size_t n);
 	/* Refused for good; `reason` says why, without data. The reference is the callee's. */
 	void (*on_refused)(void *arg, struct batch *take, const char *reason);
+	/* Not stored, and never will be: its partition is sealed, its events go to `layout` now.
+	 * Batches of one partition come in publishing order. The reference is the callee's. */
+	void (*on_sealed)(void *arg, struct batch *take, struct layout layout);
 	/* The flush is over: the next may be given (also from inside this call). */
 	void (*on_idle)(void *arg, uint32_t writer_no);
 	/* Call fn(fn_arg) on the loop after delay_ms, once: the writer owns no timer of its own. */

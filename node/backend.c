@@ -8,6 +8,7 @@
 #include "sql/sql.h"
 #include "tenancy/tenant_store.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -16,7 +17,6 @@ enum {
 	GATE_CONNECT_S = 2,   /* the loop stands still so long at most: nothing is served yet */
 	BUS_TICK_MS = 100,
 	GALERA_TTL_MS = 15000, /* one dead member stalls writes for 6 s */
-	TURNS_AT_END = 3,      /* for what was deferred by the last answers */
 };
 
 struct backend {
@@ -27,6 +27,7 @@ struct backend {
 	struct backend_events events;
 	struct bus *bus; /* NULL until open; on SQL it exists while the tenants are loaded */
 	bool open;       /* on_open was called */
+	bool stopped;    /* it is not to be any more */
 	char waits_for[320];
 
 	/* SQL only */
@@ -58,6 +59,8 @@ static void open_memory(void *arg)
 	struct bus_memory_settings settings = {
 	        .retention_bytes = c->memory_bytes, .defer = defer, .loop = b->loop};
 
+	if (b->stopped)
+		return;
 	registry_apply(b->registry, c->tenants, c->tenant_count, c->keys, c->key_count);
 	b->bus = bus_memory_new(&settings);
 	set_open(b);
@@ -90,6 +93,7 @@ static int open_sql(struct backend *b, uint32_t ttl_ms, struct err *e)
 	struct sql_settings pool = SQL_SETTINGS_DEFAULT;
 	struct bus_sql_settings bus = {.name = b->config->name,
 	                               .peer = b->peer,
+	                               .max_subscriptions = b->config->limits.max_subscriptions,
 	                               .ttl_ms = ttl_ms,
 	                               .defer = defer,
 	                               .loop = b->loop};
@@ -189,18 +193,32 @@ struct backend *backend_new(struct loop *loop, const struct node_config *config,
 	return b;
 }
 
+static void end_bus(struct backend *b)
+{
+	if (b->config->db)
+		bus_sql_end(b->bus);
+	else
+		bus_memory_end(b->bus);
+}
+
+void backend_stop(struct backend *b)
+{
+	if (!b)
+		return;
+	b->stopped = true;
+	loop_timer_free(b->gate);
+	loop_timer_free(b->tick);
+	tenant_store_free(b->tenants);
+	if (b->bus)
+		end_bus(b);
+	sql_free(b->sql);
+}
+
 void backend_free(struct backend *b)
 {
 	if (!b)
 		return;
-	loop_timer_free(b->gate);
-	loop_timer_free(b->tick);
-	tenant_store_free(b->tenants);
-	sql_free(b->sql);
-	for (int i = 0; i < TURNS_AT_END; i++) {
-		loop_again(b->loop);
-		loop_turn(b->loop);
-	}
+	assert(b->stopped);
 	if (b->bus)
 		b->bus->ops->free(b->bus);
 	if (b->config->db) {
@@ -213,4 +231,9 @@ void backend_free(struct backend *b)
 const char *backend_waits_for(const struct backend *b)
 {
 	return b->open ? NULL : b->waits_for;
+}
+
+struct sql *backend_sql(const struct backend *b)
+{
+	return b->sql;
 }

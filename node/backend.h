@@ -7,6 +7,7 @@
 #include "cluster/bus.h"
 #include "node/net/loop.h"
 #include "node/node.h"
+#include "sql/sql.h"
 #include "tenancy/registry.h"
 
 struct backend;
@@ -24,9 +25,14 @@ struct backend_events {
 struct backend *backend_new(struct loop *loop, const struct node_config *config, const char *peer,
                             struct registry *registry, const struct backend_events *events,
                             struct err *e);
-/* Every request made of the bus is answered before this returns. NULL does nothing. */
-void backend_free(struct backend *b);
+/* The end of it for those who use it, who still hear of it: the bus goes down for good, and every
+ * request made of it is answered; in part through the loop's deferred calls. NULL does nothing, as
+ * the next. */
+void backend_stop(struct backend *b);
+void backend_free(struct backend *b); /* the bus, too: stopped, and nobody uses it any more */
 
+struct sql *
+backend_sql(const struct backend *b); /* NULL: events are in memory, or it is not open */
 const char *backend_waits_for(const struct backend *b); /* NULL = on_open was called */
 
 #endif

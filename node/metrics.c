@@ -86,6 +86,15 @@ static void write_messages(struct buf *out, const char *name, const char *help,
 		           peer_type_name((uint8_t)type), by_type[type]);
 }
 
+static void write_limits(struct buf *out, const char *name, const char *help,
+                         const uint64_t counts[LIMIT_COUNT])
+{
+	write_head(out, name, COUNTER, help);
+	for (unsigned i = 0; i < LIMIT_COUNT; i++)
+		buf_printf(out, "%s{limit=\"%s\"} %" PRIu64 "\n", name, limit_name((enum limit)i),
+		           counts[i]);
+}
+
 static void write_session(struct buf *out, const struct metrics_source *s)
 {
 	char hex[ID128_HEX];
@@ -109,8 +118,18 @@ void metrics_write(const struct metrics_source *s, struct buf *out)
 	write_messages(out, "leat_peer_sent_total", "messages to other nodes",
 	               s->links.messages_out);
 	write_histogram(out, "leat_timer_lateness_seconds",
-	                "from when an event was due to the commit that moved it", s->timers.late,
-	                timers_late_bound_ms, 1e3, s->timers.late_sum_ms);
+	                "from when an event was due to the commit that moved it",
+	                s->timers.late.counts, lateness_bound_ms, 1e3, s->timers.late.sum_ms);
+	write_histogram(
+	        out, "leat_inbox_lateness_seconds",
+	        "from publish() in SQL, its own transaction included, to the commit that moved it",
+	        s->inbox.late.counts, lateness_bound_ms, 1e3, s->inbox.late.sum_ms);
+	write_limits(out, "leat_limit_refused_total",
+	             "what tenants were refused because of a limit, or skipped, by limit",
+	             s->limits.refused);
+	write_limits(out, "leat_limit_slowed_total",
+	             "times a connection was not read because of a rate, by limit",
+	             s->limits.slowed);
 	write_tokens(out, s->mqtt);
 	write_reasons(out, "leat_connect_refused_total",
 	              "CONNECT packets refused, by CONNACK reason", s->mqtt->connect_refused);

@@ -6,8 +6,10 @@
 #include "base/buf.h"
 #include "base/id128.h"
 #include "node/delivery/dispatch.h"
+#include "node/leader/inbox.h"
 #include "node/leader/retention.h"
 #include "node/leader/timers.h"
+#include "node/limits/limits.h"
 #include "node/mqtt/mqtt.h"
 #include "node/peer/links.h"
 
@@ -27,9 +29,11 @@ struct metrics_source {
 	int64_t certificate_expires_s;
 	const struct mqtt_stats *mqtt;
 	struct dispatch_stats dispatch;
+	struct limits_stats limits;
 	struct links_stats links;
 	struct timers_stats timers;
 	struct retention_stats retention;
+	struct inbox_stats inbox;
 };
 
 void metrics_write(const struct metrics_source *s, struct buf *out);

@@ -1,9 +1,9 @@
 /* node: one process of the bus: everything put together and run on one event loop until a signal or
  * the end of its node session. `leat node` and `leat dev` are this with different settings. node.c
- * is the map: made top-down, run, freed in reverse.
+ * is the map: made top-down, run, freed in reverse; node_impl.h says where the rest is.
  *
- * SIGTERM, SIGINT: drain (see node.c) and end with 0; a second one ends at once, but for a worker,
- * whose parent decides that. SIGHUP: certificates are read again. */
+ * SIGTERM, SIGINT: drain (see node_drain.c) and end with 0; a second one ends at once, but for a
+ * worker, whose parent decides that. SIGHUP: certificates and keys are read again. */
 #ifndef LEAT_NODE_NODE_H
 #define LEAT_NODE_NODE_H
 
@@ -29,8 +29,9 @@ struct node_ports {
 /* Links to the other nodes (node/peer/links.h). Nothing to listen on = none. */
 struct node_peering {
 	struct addr listen;
-	struct addr advertise;    /* where others reach it; port 0 = the bound one */
-	struct slice cluster_key; /* or the three files */
+	struct addr advertise;        /* where others reach it; port 0 = the bound one */
+	const char *cluster_key;      /* file; or the three files below */
+	const char *cluster_key_also; /* while it is changed, or NULL */
 	const char *cert_file;
 	const char *key_file;
 	const char *ca_file;
@@ -61,17 +62,20 @@ struct node_config {
 
 	const char *cert_file; /* of the TLS listener; PEM */
 	const char *key_file;
+	const char *client_ca_file; /* clients may show a certificate of it; NULL = tokens only */
 	struct addr mqtt;
 	struct addr admin;
 	struct addr insecure;        /* plaintext without tokens: loopback only */
 	const char *insecure_tenant; /* whom its clients are */
 
 	const char *audience;          /* what tokens must be made for */
+	const char *issuer_ca_file;    /* who vouches for identity providers; NULL = the system's */
 	uint32_t max_packet;           /* bytes of an MQTT packet */
 	uint32_t session_expiry_max_s; /* longest life of an offline session */
 	size_t cache_bytes;            /* batches kept for delivery */
-	uint32_t retention_s;          /* of tenants without a setting; 0 = for ever */
-	uint64_t max_stored_bytes;     /* likewise; 0 = no limit */
+	uint32_t set_aside_s;          /* what was set aside of the inbox is kept; 0 = for ever */
+	uint32_t max_set_aside;        /* rows of a tenant; 0 = any number */
+	struct tenant_limits limits;   /* of tenants without a setting of their own */
 
 	struct node_peering peer;
 	struct node_shared shared;

@@ -167,7 +167,7 @@ static void on_end(struct workers *w, unsigned slot, int status)
 	spread_leave(w->spread, slot);
 	if (w->stopping) {
 		log_info("workers", "worker=%u status=%d signal=%d ended", slot + 1, code, number);
-		if (status)
+		if (status && number != SIGTERM) /* which ends one that has hardly begun */
 			w->status = 1;
 		return;
 	}
@@ -290,6 +290,7 @@ static int prepare(struct workers *w, struct err *e)
 
 static void take_signals(struct workers *w)
 {
+	signal(SIGHUP, SIG_IGN); /* where nobody waits for it; a node sees to it itself */
 	sigemptyset(&w->signals);
 	sigaddset(&w->signals, SIGTERM);
 	sigaddset(&w->signals, SIGINT);
@@ -313,8 +314,7 @@ int workers_run(const struct node_config *config, unsigned n)
 	w.spread = spread_new();
 	take_signals(&w);
 	mind(&w);
-	log_info("workers", "status=%d stopped", w.status);
-	sigprocmask(SIG_SETMASK, &w.before, NULL);
+	log_info("workers", "status=%d stopped", w.status); /* signals change nothing any more */
 	spread_free(w.spread);
 	free(w.v);
 	return w.status;

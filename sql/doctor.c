@@ -481,6 +481,32 @@ static void check_commit(const struct facts *f, const struct doctor_settings *s,
 		      "give the server a disk with a fast fsync (local NVMe, or provisioned IOPS)");
 }
 
+/* Only who has PROCESS sees other accounts' transactions, and nodes need it for nothing. */
+static void check_locks(const struct facts *f, const struct doctor_settings *s,
+                        struct doctor_finding *out)
+{
+	(void)s;
+	found(out, "no transaction that has locked rows is open for longer than 5 s");
+	if (is_known(f, "leat.holders_problem"))
+		found(out,
+		      "not looked at, since the account may not (PROCESS): ask as an administrator "
+		      "when "
+		      "writers wait, see docs/admins.md; %s",
+		      facts_get(f, "leat.holders_problem"));
+	if (!is_known(f, "leat.holders"))
+		return;
+	found(out, "%s", facts_get(f, "leat.holders"));
+	if (number(f, "leat.holder_thread"))
+		judge(out, DOCTOR_ADVICE,
+		      "if writers wait, end it: KILL %" PRIu64
+		      "; and see that its application ends its "
+		      "transactions sooner",
+		      number(f, "leat.holder_thread"));
+	else
+		judge(out, DOCTOR_ADVICE,
+		      "if writers wait, end it: XA RECOVER shows it, XA ROLLBACK ends it");
+}
+
 static void check_tls(const struct facts *f, const struct doctor_settings *s,
                       struct doctor_finding *out)
 {

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/id128.h"
 #include "base/mem.h"
+#include "base/order.h"
 #include "sql/conn.h"
 #include "sql/migrate.h"
 #include "sql/schema.h"
@@ -15,6 +16,24 @@
 #include <string.h>
 
 enum { SAMPLES = 21 };
+
+/* Of transactions that are open for long and have locked or changed rows. Their times are the
+ * server's own, whatever the session's zone. */
+#define HOLDERS_OPEN_S "5"
+#define HOLDERS                                                                     \
+	"SELECT CONCAT(IF(t.trx_mysql_thread_id=0,'a prepared XA transaction',"     \
+	"CONCAT('thread ',t.trx_mysql_thread_id,' of "                              \
+	"',COALESCE(p.USER,'?'),'@',COALESCE(p.HOST,'?'),"                          \
+	"' in ',COALESCE(p.DB,'no schema'),' (',COALESCE(p.COMMAND,'?'),')')),"     \
+	"', open for ',TIMESTAMPDIFF(SECOND,t.trx_started,NOW()),' s, rows locked " \
+	"',t.trx_rows_locked,"                                                      \
+	"', changed ',t.trx_rows_modified),t.trx_mysql_thread_id"                   \
+	" FROM information_schema.innodb_trx t"                                     \
+	" LEFT JOIN information_schema.processlist p ON p.ID=t.trx_mysql_thread_id" \
+	" WHERE t.trx_started<NOW()-INTERVAL " HOLDERS_OPEN_S " SECOND"             \
+	" AND (t.trx_rows_locked>0 OR t.trx_rows_modified>0) AND "                  \
+	"t.trx_mysql_thread_id<>CONNECTION_ID()"                                    \
+	" ORDER BY t.trx_rows_locked=0,t.trx_started LIMIT 3"
 
 struct reader {
 	struct facts *facts;
@@ -167,15 +186,42 @@ static int read_schema(struct reader *r)
 	return sql_conn_is_open(r->conn) ? 0 : failed(r);
 }
 
-/* ---- measuring ----------------------------------------------------------------------------------
+/* ---- who holds locks ----------------------------------------------------------------------------
  */
 
-static int compare(const void *a, const void *b)
+static int on_holder(void *arg, const struct sql_cell *cells, unsigned n)
 {
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	struct facts *f = arg;
+	struct buf all = {0};
 
-	return (x > y) - (x < y);
+	if (n < 2)
+		return 1;
+	if (!*facts_get(f, "leat.holders"))
+		set_number(f, "leat.holder_thread", (int64_t)cells[1].u);
+	buf_append_str(&all, facts_get(f, "leat.holders"));
+	buf_append_str(&all, all.len ? "; " : "");
+	buf_append_slice(&all, cells[0].bytes);
+	buf_u8(&all, '\0');
+	facts_set(f, "leat.holders", all.data);
+	buf_release(&all);
+	return 0;
 }
+
+/* Whom it may not see (PROCESS) it says. */
+static int read_holders(struct reader *r)
+{
+	if (run(r, "SET time_zone='SYSTEM'", NULL, NULL))
+		return -1;
+	if (run(r, HOLDERS, on_holder, r->facts)) {
+		facts_set(r->facts, "leat.holders_problem", r->e->text);
+		if (!sql_conn_is_open(r->conn))
+			return -1;
+	}
+	return run(r, "SET time_zone='+00:00'", NULL, NULL);
+}
+
+/* ---- measuring ----------------------------------------------------------------------------------
+ */
 
 static int measure_round_trip(struct reader *r)
 {
@@ -188,7 +234,7 @@ static int measure_round_trip(struct reader *r)
 			return -1;
 		us[i] = clock_us() - from;
 	}
-	qsort(us, SAMPLES, sizeof *us, compare);
+	qsort(us, SAMPLES, sizeof *us, order_u64);
 	set_number(r->facts, "leat.round_trip_us", (int64_t)us[SAMPLES / 2]);
 	return 0;
 }
@@ -253,7 +299,7 @@ static int measure_commits(struct reader *r, const char *hex)
 			return -1;
 		us[i] = clock_us() - from;
 	}
-	qsort(us, SAMPLES, sizeof *us, compare);
+	qsort(us, SAMPLES, sizeof *us, order_u64);
 	set_number(r->facts, "leat.commit_us", (int64_t)us[SAMPLES / 2]);
 	set_number(r->facts, "leat.commit_worst_us", (int64_t)us[SAMPLES - 1]);
 	return 0;
@@ -291,8 +337,8 @@ static bool is_local(const struct dsn *d, const char *host)
 int facts_read(struct facts *f, const struct dsn *dsn, unsigned host, struct err *e)
 {
 	static int (*const steps[])(struct reader *) = {
-	        read_settings,      read_autocommit, read_rights,    read_schema,
-	        measure_round_trip, measure_clock,   measure_commit,
+	        read_settings, read_autocommit,    read_rights,   read_schema,
+	        read_holders,  measure_round_trip, measure_clock, measure_commit,
 	};
 	struct sql_limits limits = SQL_LIMITS_DEFAULT;
 	struct reader r = {.facts = f, .conn = sql_conn_new(dsn, &limits), .e = e};

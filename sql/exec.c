@@ -53,12 +53,16 @@ void exec_release(struct sql_conn *c)
 	free(c->binds);
 }
 
+/* What goes wrong between two rows the client library says of the connection alone. */
 static enum sql_outcome failed(struct sql_conn *c, enum sql_stmt s)
 {
 	MYSQL_STMT *h = c->stmts[s];
 	enum sql_outcome o =
-	        conn_failed(c, statements[s].name, mysql_stmt_errno(h), mysql_stmt_sqlstate(h),
-	                    mysql_stmt_error(h), statements[s].commits);
+	        mysql_stmt_errno(h)
+	                ? conn_failed(c, statements[s].name, mysql_stmt_errno(h),
+	                              mysql_stmt_sqlstate(h), mysql_stmt_error(h),
+	                              statements[s].commits)
+	                : conn_failed_query(c, statements[s].name, statements[s].commits);
 
 	forget(c, s); /* prepared anew next time: also the cure for 1615 and 1243 */
 	return o;

@@ -41,7 +41,7 @@ static void put_grant(struct buf *b, const char *schema, size_t i)
 
 int roles_sql(const char *schema, struct buf *out, struct err *e)
 {
-	static const char *const roles[] = {"node", "admin", "read"};
+	static const char *const roles[] = {"node", "admin", "read", "publish"};
 
 	if (strlen(schema) > ROLES_SCHEMA_MAX)
 		return err_set(e, 0,

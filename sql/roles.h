@@ -1,8 +1,9 @@
-/* roles: the three database roles of a schema, made from sql/roles.def:
+/* roles: the database roles of a schema, made from sql/roles.def:
  *
  *     SCHEMA_node    what a node does: rows of the tables, no definitions
  *     SCHEMA_admin   the procedures and the views
  *     SCHEMA_read    the views
+ *     SCHEMA_publish publish() and publish_at(), for the tenants that its account is allowed
  *
  * Roles belong to the whole server, so each carries its schema's name: two schemas on one server do
  * not share their admins. An account of that name counts as the role (to MySQL they are the same).
@@ -15,7 +16,7 @@
 #include "base/err.h"
 #include "sql/conn.h"
 
-enum { ROLES_SCHEMA_MAX = 26 }; /* bytes: a role's name has up to 32 in MySQL */
+enum { ROLES_SCHEMA_MAX = 24 }; /* bytes: a role's name has up to 32 in MySQL */
 
 /* The statements that make the roles and give them their rights, for whoever may. They can be run
  * again. -1: the schema's name is too long. */

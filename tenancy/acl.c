@@ -94,6 +94,11 @@ static int expand(struct slice filter, const struct placeholder *values, struct 
 
 /* ---- parsing ---- */
 
+static struct slice json_slice(const json_t *v)
+{
+	return slice(json_string_value(v), json_string_length(v));
+}
+
 static int parse_permission(const json_t *v, bool *allow, struct err *e)
 {
 	const char *s = json_string_value(v);
@@ -104,20 +109,26 @@ static int parse_permission(const json_t *v, bool *allow, struct err *e)
 	return 0;
 }
 
-static int parse_action(const json_t *v, enum acl_action *action, struct err *e)
+static bool action_named(struct slice name, enum acl_action *action)
 {
 	static const struct {
 		const char *name;
 		enum acl_action action;
 	} names[] = {{"publish", ACL_PUBLISH}, {"subscribe", ACL_SUBSCRIBE}, {"all", ACL_ALL}};
-	const char *s = json_string_value(v);
 
-	for (size_t i = 0; s && i < sizeof names / sizeof *names; i++) {
-		if (strcmp(s, names[i].name) == 0) {
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+		if (slice_eq(name, slice_str(names[i].name))) {
 			*action = names[i].action;
-			return 0;
+			return true;
 		}
 	}
+	return false;
+}
+
+static int parse_action(const json_t *v, enum acl_action *action, struct err *e)
+{
+	if (json_is_string(v) && action_named(json_slice(v), action))
+		return 0;
 	return err_set(e, 0, "action must be \"publish\", \"subscribe\" or \"all\"");
 }
 
@@ -142,14 +153,11 @@ static int check_members(const json_t *entry, struct err *e)
 }
 
 /* One rule for one filter, made like `like`. */
-static int add_rule(struct acl *a, const struct acl_rule *like, const json_t *topic, struct err *e)
+static int add_rule(struct acl *a, const struct acl_rule *like, struct slice text, struct err *e)
 {
-	struct slice text = slice(json_string_value(topic), json_string_length(topic));
 	struct buf probe = {0};
 	int rc;
 
-	if (!json_is_string(topic))
-		return err_set(e, 0, "topic must be a string");
 	if (a->n == ACL_MAX_FILTERS)
 		return err_set(e, 0, "more than %d filters", ACL_MAX_FILTERS);
 	if (text.n > TOPIC_MAX_BYTES)
@@ -166,6 +174,13 @@ static int add_rule(struct acl *a, const struct acl_rule *like, const json_t *to
 	return 0;
 }
 
+static int add_topic(struct acl *a, const struct acl_rule *like, const json_t *topic, struct err *e)
+{
+	if (!json_is_string(topic))
+		return err_set(e, 0, "topic must be a string");
+	return add_rule(a, like, json_slice(topic), e);
+}
+
 static int parse_topics(struct acl *a, const struct acl_rule *like, const json_t *entry,
                         struct err *e)
 {
@@ -175,11 +190,11 @@ static int parse_topics(struct acl *a, const struct acl_rule *like, const json_t
 	if ((one != NULL) == (many != NULL))
 		return err_set(e, 0, "either topic or topics is needed");
 	if (one)
-		return add_rule(a, like, one, e);
+		return add_topic(a, like, one, e);
 	if (json_array_size(many) == 0)
 		return err_set(e, 0, "topics must be an array of at least one filter");
 	for (size_t i = 0; i < json_array_size(many); i++) {
-		if (add_rule(a, like, json_array_get(many, i), e) < 0)
+		if (add_topic(a, like, json_array_get(many, i), e) < 0)
 			return -1;
 	}
 	return 0;
@@ -211,14 +226,84 @@ static int parse_entries(struct acl *a, const json_t *claim, struct err *e)
 	return 0;
 }
 
-struct acl *acl_parse(const json_t *claim, struct err *e)
+static struct acl *acl_new(void)
 {
-	struct acl *a = xcalloc(1, sizeof *a + ACL_MAX_FILTERS * sizeof a->rules[0]);
+	return xcalloc(1, sizeof(struct acl) + ACL_MAX_FILTERS * sizeof(struct acl_rule));
+}
 
-	if (parse_entries(a, claim, e) == 0) /* shrunk: most tokens have few rules */
+/* Shrunk: most tokens have few rules. */
+static struct acl *parsed(struct acl *a, int rc)
+{
+	if (rc == 0)
 		return xrealloc(a, sizeof *a + a->n * sizeof a->rules[0]);
 	acl_free(a);
 	return NULL;
+}
+
+struct acl *acl_parse(const json_t *claim, struct err *e)
+{
+	struct acl *a = acl_new();
+
+	return parsed(a, parse_entries(a, claim, e));
+}
+
+/* ---- scopes ---- */
+
+static int parse_scope(struct acl *a, struct slice scope, struct err *e)
+{
+	struct acl_rule like = {.allow = true};
+	const char *colon;
+	struct err why = {0};
+
+	if (!starts_with(scope, "leat."))
+		return 0;
+	scope = slice(scope.p + 5, scope.n - 5);
+	colon = scope.n ? memchr(scope.p, ':', scope.n) : NULL;
+	if (!colon || !action_named(slice(scope.p, (size_t)(colon - scope.p)), &like.action))
+		return err_set(e, 0,
+		               "scope leat.%.80s: there are leat.publish:FILTER, "
+		               "leat.subscribe:FILTER and leat.all:FILTER",
+		               log_quote(scope.p, scope.n));
+	if (add_rule(a, &like, slice(colon + 1, (size_t)(scope.p + scope.n - colon - 1)), &why) < 0)
+		return err_set(e, 0, "scope leat.%.40s: %.180s", log_quote(scope.p, scope.n),
+		               why.text);
+	return 0;
+}
+
+static int parse_scope_text(struct acl *a, struct slice text, struct err *e)
+{
+	while (text.n) {
+		const char *space = memchr(text.p, ' ', text.n);
+		size_t n = space ? (size_t)(space - text.p) : text.n;
+
+		if (parse_scope(a, slice(text.p, n), e) < 0)
+			return -1;
+		n += space != NULL;
+		text = slice(text.p + n, text.n - n);
+	}
+	return 0;
+}
+
+static int parse_scopes(struct acl *a, const char *name, const json_t *claim, struct err *e)
+{
+	if (json_is_string(claim))
+		return parse_scope_text(a, json_slice(claim), e);
+	if (!json_is_array(claim))
+		return err_set(e, 0, "claim %.80s must be a string or an array of strings", name);
+	for (size_t i = 0; i < json_array_size(claim); i++) {
+		const json_t *v = json_array_get(claim, i);
+
+		if (json_is_string(v) && parse_scope(a, json_slice(v), e) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+struct acl *acl_parse_scopes(const char *name, const json_t *claim, struct err *e)
+{
+	struct acl *a = acl_new();
+
+	return parsed(a, claim ? parse_scopes(a, name, claim, e) : 0);
 }
 
 void acl_free(struct acl *a)

@@ -13,6 +13,9 @@
  * topic), and an allow entry counts only if it covers the filter entirely; several allow entries
  * that cover it only together do not.
  *
+ * Or scopes, as an identity provider gives them: leat.publish:FILTER, leat.subscribe:FILTER,
+ * leat.all:FILTER, each of which allows. Those that do not begin with "leat." are somebody else's.
+ *
  * Parsed once per token, owned by its claims; read-only once bound. One thread at a time. */
 #ifndef LEAT_TENANCY_ACL_H
 #define LEAT_TENANCY_ACL_H
@@ -30,6 +33,10 @@ struct acl;
 /* The claim, or NULL when the token has none: nothing is allowed. NULL on error, and e names the
  * entry, counted from 1. */
 struct acl *acl_parse(const json_t *claim, struct err *e);
+
+/* The same of a claim with scopes: a string of them, separated by spaces, or an array of strings,
+ * one each. `name` is the claim's, for messages. */
+struct acl *acl_parse_scopes(const char *name, const json_t *claim, struct err *e);
 void acl_free(struct acl *a);
 
 /* Put in the subject and the client id; once, before the first acl_may_…. -1: a name that is used

@@ -1,6 +1,7 @@
 #include "tenancy/jws.h"
 
 #include "base/mem.h"
+#include "tenancy/jwk.h"
 
 #include <assert.h>
 #include <openssl/core_names.h>
@@ -95,6 +96,11 @@ enum jws_alg jws_key_alg(const struct jws_key *k)
 	return k->alg;
 }
 
+bool jws_key_same(const struct jws_key *a, const struct jws_key *b)
+{
+	return a->alg == b->alg && a->pkey && b->pkey && EVP_PKEY_eq(a->pkey, b->pkey) == 1;
+}
+
 static bool is_pem(struct slice s)
 {
 	static const char begin[] = "-----BEGIN ";
@@ -102,7 +108,7 @@ static bool is_pem(struct slice s)
 	return s.n && memmem(s.p, s.n, begin, sizeof begin - 1);
 }
 
-static struct jws_key *secret_key(struct slice secret, struct err *e)
+static struct jws_key *raw_secret_key(struct slice secret, struct err *e)
 {
 	struct jws_key *k;
 
@@ -120,6 +126,28 @@ static struct jws_key *secret_key(struct slice secret, struct err *e)
 	k->secret = xmemdup(secret.p, secret.n);
 	k->secret_len = secret.n;
 	return k;
+}
+
+static struct jws_key *jwk_secret_key(struct slice text, struct err *e)
+{
+	struct jws_key *k = NULL;
+	struct buf secret = {0};
+	struct jwk j;
+
+	if (jwk_parse(text, &j, e) < 0)
+		return NULL;
+	if (jwk_check_alg(&j, JWS_HS256, e) == 0 && jwk_secret(&j, &secret, e) == 0)
+		k = raw_secret_key(buf_slice(&secret), e);
+	if (secret.data)
+		OPENSSL_cleanse(secret.data, secret.cap);
+	buf_release(&secret);
+	jwk_release(&j);
+	return k;
+}
+
+static struct jws_key *secret_key(struct slice material, struct err *e)
+{
+	return jwk_is(material) ? jwk_secret_key(material, e) : raw_secret_key(material, e);
 }
 
 static int check_pkey(enum jws_alg alg, const EVP_PKEY *pkey, struct err *e)
@@ -164,11 +192,24 @@ static EVP_PKEY *read_pem(struct slice pem, bool want_private)
 	return pkey;
 }
 
+static int guess_jwk(struct slice material, enum jws_alg *out, struct err *e)
+{
+	struct jwk j;
+
+	if (jwk_parse(material, &j, e) < 0)
+		return -1;
+	*out = j.alg;
+	jwk_release(&j);
+	return 0;
+}
+
 int jws_alg_guess(struct slice material, enum jws_alg *out, struct err *e)
 {
 	EVP_PKEY *pkey = NULL;
 	int found = -1;
 
+	if (jwk_is(material))
+		return guess_jwk(material, out, e);
 	*out = JWS_HS256;
 	if (!is_pem(material))
 		return 0;
@@ -186,10 +227,22 @@ int jws_alg_guess(struct slice material, enum jws_alg *out, struct err *e)
 	return 0;
 }
 
+static struct jws_key *take_pkey(enum jws_alg alg, EVP_PKEY *pkey, struct err *e)
+{
+	struct jws_key *k;
+
+	if (check_pkey(alg, pkey, e) < 0) {
+		EVP_PKEY_free(pkey);
+		return NULL;
+	}
+	k = key_new(alg);
+	k->pkey = pkey;
+	return k;
+}
+
 static struct jws_key *pem_key(enum jws_alg alg, struct slice pem, bool want_private, struct err *e)
 {
 	EVP_PKEY *pkey = pem.n <= JWS_MATERIAL_MAX ? read_pem(pem, want_private) : NULL;
-	struct jws_key *k;
 
 	if (!pkey && !want_private && pem.n <= JWS_MATERIAL_MAX && (pkey = read_pem(pem, true))) {
 		EVP_PKEY_free(pkey);
@@ -201,21 +254,38 @@ static struct jws_key *pem_key(enum jws_alg alg, struct slice pem, bool want_pri
 	}
 	if (!pkey) {
 		err_set(e, 0, "%s needs %s in PEM, %s", algs[alg].name, algs[alg].wanted,
-		        want_private ? "private and without a passphrase" : "BEGIN PUBLIC KEY");
+		        want_private ? "private and without a passphrase"
+		                     : "BEGIN PUBLIC KEY, or as a JWK");
 		return NULL;
 	}
-	if (check_pkey(alg, pkey, e) < 0) {
-		EVP_PKEY_free(pkey);
+	return take_pkey(alg, pkey, e);
+}
+
+struct jws_key *jws_key_of_jwk(const struct jwk *k, struct err *e)
+{
+	EVP_PKEY *pkey = jwk_public_key(k, e);
+
+	return pkey ? take_pkey(k->alg, pkey, e) : NULL;
+}
+
+static struct jws_key *jwk_key(enum jws_alg alg, struct slice text, struct err *e)
+{
+	EVP_PKEY *pkey = NULL;
+	struct jwk j;
+
+	if (jwk_parse(text, &j, e) < 0)
 		return NULL;
-	}
-	k = key_new(alg);
-	k->pkey = pkey;
-	return k;
+	if (jwk_check_alg(&j, alg, e) == 0)
+		pkey = jwk_public_key(&j, e);
+	jwk_release(&j);
+	return pkey ? take_pkey(alg, pkey, e) : NULL;
 }
 
 struct jws_key *jws_key_public(enum jws_alg alg, struct slice material, struct err *e)
 {
-	return alg == JWS_HS256 ? secret_key(material, e) : pem_key(alg, material, false, e);
+	if (alg == JWS_HS256)
+		return secret_key(material, e);
+	return jwk_is(material) ? jwk_key(alg, material, e) : pem_key(alg, material, false, e);
 }
 
 struct jws_key *jws_key_private(enum jws_alg alg, struct slice material, struct err *e)

@@ -1,8 +1,11 @@
 #include "tenancy/registry.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "tenancy/certificate.h"
+#include "tenancy/jwk.h"
 
 #include <inttypes.h>
 #include <openssl/rand.h>
@@ -50,11 +53,15 @@ struct registry_key {
 struct registry {
 	registry_change_fn on_change;
 	void *arg;
-	struct map by_id;   /* tenant id -> registry_tenant, deleted ones too */
-	struct map by_name; /* not deleted */
-	struct map keys;    /* kid NUL issuer -> registry_key */
+	struct map by_id;               /* tenant id -> registry_tenant, deleted ones too */
+	struct map by_name;             /* not deleted */
+	struct map keys;                /* kid NUL issuer -> registry_key */
+	struct revocation_set *revoked; /* NULL = none */
+	struct issuer_set *issuers;     /* likewise */
+	struct certificate_set *certificates;
 	uint64_t applies;
 	uint64_t last_key_id;
+	struct tenant_limits defaults;
 	struct jws_key *decoys[JWS_ALG_COUNT];
 };
 
@@ -85,13 +92,11 @@ int registry_kid_check(struct slice kid, struct err *e)
 {
 	bool ok = kid.n >= 1 && kid.n <= REGISTRY_KID_MAX;
 
-	for (size_t i = 0; ok && i < kid.n; i++) {
-		char c = kid.p[i];
-
-		ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-		     c == '_' || c == '-';
-	}
-	return ok ? 0 : err_set(e, 0, "kid must be 1 to %d of A-Z a-z 0-9 _ -", REGISTRY_KID_MAX);
+	for (size_t i = 0; ok && i < kid.n; i++)
+		ok = kid.p[i] >= '!' && kid.p[i] <= '~';
+	return ok ? 0
+	          : err_set(e, 0, "kid must be 1 to %d printable ASCII characters, no spaces",
+	                    REGISTRY_KID_MAX);
 }
 
 static int check_row(const struct registry_key_row *row, struct err *e)
@@ -105,11 +110,29 @@ static int check_row(const struct registry_key_row *row, struct err *e)
 	return registry_kid_check(row->kid, e);
 }
 
+/* A JWK that calls itself something else would be looked for under the wrong name. */
+static int check_jwk_kid(const struct registry_key_row *row, struct err *e)
+{
+	struct jwk j;
+	int rc;
+
+	if (!jwk_is(row->material))
+		return 0;
+	if (jwk_parse(row->material, &j, e) < 0)
+		return -1;
+	rc = j.kid.n && !slice_eq(j.kid, row->kid)
+	             ? err_set(e, 0, "this JWK has the kid %.80s, not %.80s",
+	                       log_quote(j.kid.p, j.kid.n), row->kid.p)
+	             : 0;
+	jwk_release(&j);
+	return rc;
+}
+
 int registry_key_check(const struct registry_key_row *row, struct err *e)
 {
 	struct jws_key *k;
 
-	if (check_row(row, e) < 0)
+	if (check_row(row, e) < 0 || check_jwk_kid(row, e) < 0)
 		return -1;
 	k = jws_key_public(row->alg, row->material, e);
 	jws_key_free(k);
@@ -171,18 +194,17 @@ static void apply_key(struct registry *r, struct map *fresh, const struct regist
 
 /* ---- tenants ---- */
 
+static bool limits_same(const struct tenant_limits *x, const struct tenant_limits *y)
+{
+#define LIMIT_SAME(column, type) &&x->column == y->column
+	return true TENANT_LIMITS(LIMIT_SAME);
+#undef LIMIT_SAME
+}
+
 static bool tenant_same(const struct tenant *a, const struct tenant *b)
 {
-	const struct tenant_limits *x = &a->limits, *y = &b->limits;
-
 	return a->state == b->state && a->weight == b->weight && a->partitions == b->partitions &&
-	       x->max_connections == y->max_connections &&
-	       x->max_events_per_s == y->max_events_per_s &&
-	       x->max_bytes_per_s == y->max_bytes_per_s &&
-	       x->max_event_bytes == y->max_event_bytes &&
-	       x->max_subscriptions == y->max_subscriptions &&
-	       x->max_stored_bytes == y->max_stored_bytes &&
-	       x->max_backlog_events == y->max_backlog_events && x->retention_s == y->retention_s &&
+	       a->first_partition == b->first_partition && limits_same(&a->limits, &b->limits) &&
 	       a->storage_full == b->storage_full;
 }
 
@@ -224,18 +246,29 @@ static struct registry_tenant *add_tenant(struct registry *r, const struct tenan
 	return t;
 }
 
+static void fill_in(const struct tenant_limits *defaults, struct tenant_limits *l)
+{
+#define LIMIT_FILL(column, type) \
+	if (!l->column)          \
+		l->column = defaults->column;
+	TENANT_LIMITS(LIMIT_FILL)
+#undef LIMIT_FILL
+}
+
 static void apply_tenant(struct registry *r, const struct tenant *row, struct news_list *news)
 {
 	struct registry_tenant *t = map_get(&r->by_id, &row->id, sizeof row->id);
 	bool added = !t || t->t.state == TENANT_DELETED;
+	struct tenant now = *row;
 
+	fill_in(&r->defaults, &now.limits);
 	if (!t)
 		t = add_tenant(r, row);
 	if (added)
 		news_add(news, &t->t, REGISTRY_TENANT_ADDED, 0);
-	else if (!tenant_same(&t->t, row))
+	else if (!tenant_same(&t->t, &now))
 		news_add(news, &t->t, REGISTRY_TENANT_CHANGED, 0);
-	t->t = *row;
+	t->t = now;
 	t->seen = r->applies;
 }
 
@@ -265,6 +298,33 @@ static void index_names(struct registry *r)
 	}
 }
 
+/* A tenant's own issuer is the tenant's: no other may speak under its name. The procedures see to
+ * it; this is for rows that were written by hand. */
+static void shadow_issuers(struct registry *r)
+{
+	struct registry_key *k;
+	struct issuer *i;
+	size_t at = 0;
+
+	if (!issuer_set_count(r->issuers))
+		return;
+	while ((i = issuer_set_next(r->issuers, &at)))
+		i->shadowed = false;
+	for (at = 0; (k = map_next(&r->keys, &at));) {
+		size_t kid = strlen(k->bytes) + 1; /* its name is kid NUL issuer */
+
+		i = issuer_set_find(r->issuers, slice(k->bytes + kid, k->name_len - kid));
+		if (i && !i->shadowed)
+			log_error(
+			        "registry",
+			        "issuer=%s is an identity provider and has keys of tenant=%" PRIu32
+			        ": only these count",
+			        log_quote_str(i->name), k->owner->t.id);
+		if (i)
+			i->shadowed = true;
+	}
+}
+
 void registry_apply(struct registry *r, const struct tenant *tenants, size_t tenant_count,
                     const struct registry_key_row *keys, size_t key_count)
 {
@@ -287,10 +347,132 @@ void registry_apply(struct registry *r, const struct tenant *tenants, size_t ten
 	}
 	map_release(&r->keys);
 	r->keys = fresh;
+	shadow_issuers(r);
 	news_tell(r, &news);
 }
 
+/* ---- identity providers ---- */
+
+/* The key keeps the id it had before, so that its connections live on. */
+static void inherit(struct issuer *old, struct issuer *i, size_t at)
+{
+	struct jwks_key k = jwks_at(i->jwks, at);
+	int was = issuer_key_index(old, k.kid);
+
+	if (was < 0 || !jws_key_same(jwks_at(old->jwks, (size_t)was).key, k.key))
+		return;
+	i->key_ids[at] = old->key_ids[was];
+	old->key_ids[was] = 0;
+}
+
+static void take_issuer(struct registry *r, struct issuer *i)
+{
+	struct issuer *old = issuer_set_find(r->issuers, slice_str(i->name));
+
+	if (old)
+		i->wanted = old->wanted, i->wanted_ms = old->wanted_ms;
+	for (size_t k = 0; k < jwks_count(i->jwks); k++) {
+		if (old && issuer_same(old, i))
+			inherit(old, i, k);
+		if (!i->key_ids[k])
+			i->key_ids[k] = ++r->last_key_id;
+	}
+}
+
+static void drop_issuers(struct registry *r, struct news_list *news)
+{
+	struct issuer *i;
+	size_t at = 0;
+
+	while ((i = issuer_set_next(r->issuers, &at))) {
+		for (size_t k = 0; k < jwks_count(i->jwks); k++) {
+			if (i->key_ids[k])
+				news_add(news, NULL, REGISTRY_KEY_GONE, i->key_ids[k]);
+		}
+	}
+	issuer_set_free(r->issuers);
+}
+
+void registry_take_issuers(struct registry *r, struct issuer_set *s)
+{
+	struct news_list news = {0};
+	struct issuer *i;
+	size_t at = 0;
+
+	while ((i = issuer_set_next(s, &at)))
+		take_issuer(r, i);
+	drop_issuers(r, &news);
+	r->issuers = s;
+	shadow_issuers(r);
+	news_tell(r, &news);
+}
+
+/* ---- certificates ---- */
+
+void registry_take_certificates(struct registry *r, struct certificate_set *s)
+{
+	struct news_list news = {0};
+	struct certificate *c;
+	size_t at = 0;
+
+	certificate_set_number(s, r->certificates, &r->last_key_id);
+	while ((c = certificate_set_next(r->certificates, &at))) {
+		if (c->key_id)
+			news_add(&news, NULL, REGISTRY_KEY_GONE, c->key_id);
+	}
+	certificate_set_free(r->certificates);
+	r->certificates = s;
+	news_tell(r, &news);
+}
+
+const struct certificate_set *registry_certificates(const struct registry *r)
+{
+	return r->certificates;
+}
+
+/* ---- what is to be fetched ---- */
+
+const char *registry_wanted_issuer(struct registry *r)
+{
+	struct issuer *i;
+	size_t at = 0;
+
+	while ((i = issuer_set_next(r->issuers, &at))) {
+		if (!i->wanted)
+			continue;
+		i->wanted = false;
+		return i->name;
+	}
+	return NULL;
+}
+
+/* Whatever kids come, an issuer is asked for at most so often; one without keys, which are fetched
+ * anyhow as soon as they can be, is not, so that the first new kid later is told at once. */
+static void want(struct issuer *i)
+{
+	uint64_t now_ms = clock_now_ms();
+
+	if (!i->jwks ||
+	    (i->wanted_ms && now_ms - i->wanted_ms < ISSUER_WANT_EVERY_S * UINT64_C(1000)))
+		return;
+	i->wanted_ms = now_ms;
+	i->wanted = true;
+}
+
+void registry_take_revocations(struct registry *r, struct revocation_set *s)
+{
+	revocation_set_free(r->revoked);
+	r->revoked = s;
+	if (r->on_change)
+		r->on_change(r->arg, NULL, REGISTRY_REVOKED, 0);
+}
+
 /* ---- asking ---- */
+
+const struct revocation_set *registry_revocations(const struct registry *r)
+{
+	return r->revoked;
+}
 
 const struct tenant *registry_tenant(const struct registry *r, uint32_t id)
 {
@@ -331,8 +513,8 @@ static struct registry_key *usable_key(struct registry *r, struct slice name, en
 		k->parsed = jws_key_public(k->alg, key_material(k), &e);
 		k->broken = !k->parsed;
 		if (k->broken)
-			log_error("registry", "tenant=%" PRIu32 " key=%" PRIu64 " unusable: %s",
-			          k->owner->t.id, k->id, e.text);
+			log_error("registry", "tenant=%" PRIu32 " kid=%s unusable: %s",
+			          k->owner->t.id, log_quote_str(k->bytes), e.text);
 	}
 	if (k->broken)
 		snprintf(m->why_not, sizeof m->why_not, "the key cannot be used");
@@ -359,6 +541,33 @@ static const struct jws_key *decoy(struct registry *r, enum jws_alg alg)
 	return r->decoys[alg];
 }
 
+/* The identity provider's key; false: there is none such. */
+static bool find_issuer_key(struct registry *r, struct slice issuer, struct slice kid,
+                            enum jws_alg alg, struct registry_match *m)
+{
+	struct issuer *i = issuer_set_find(r->issuers, issuer);
+	int at;
+
+	if (!i || i->shadowed)
+		return false;
+	at = issuer_key_index(i, kid);
+	if (at < 0) {
+		want(i);
+		snprintf(m->why_not, sizeof m->why_not,
+		         "this identity provider has no key with this kid");
+		return false;
+	}
+	m->key = jwks_at(i->jwks, (size_t)at).key;
+	if (jws_key_alg(m->key) != alg) {
+		snprintf(m->why_not, sizeof m->why_not, "algorithm %s is not the key's %s",
+		         jws_alg_name(alg), jws_alg_name(jws_key_alg(m->key)));
+		return false;
+	}
+	m->issuer = i;
+	m->key_id = i->key_ids[at];
+	return true;
+}
+
 void registry_find_key(struct registry *r, struct slice issuer, struct slice kid, enum jws_alg alg,
                        struct registry_match *m)
 {
@@ -368,6 +577,8 @@ void registry_find_key(struct registry *r, struct slice issuer, struct slice kid
 	*m = (struct registry_match){0};
 	if (issuer.n <= REGISTRY_ISSUER_MAX && kid.n <= REGISTRY_KID_MAX)
 		k = usable_key(r, slice(name, key_name(name, issuer, kid)), alg, m);
+	if (!k && find_issuer_key(r, issuer, kid, alg, m))
+		return;
 	m->key = k ? k->parsed : decoy(r, alg);
 	m->tenant = k ? &k->owner->t : NULL;
 	m->key_id = k ? k->id : 0;
@@ -387,6 +598,11 @@ struct registry *registry_new(registry_change_fn on_change, void *arg)
 	return r;
 }
 
+void registry_set_defaults(struct registry *r, const struct tenant_limits *defaults)
+{
+	r->defaults = *defaults;
+}
+
 void registry_free(struct registry *r)
 {
 	void *v;
@@ -400,6 +616,9 @@ void registry_free(struct registry *r)
 		free(v);
 	for (int i = 0; i < JWS_ALG_COUNT; i++)
 		jws_key_free(r->decoys[i]);
+	revocation_set_free(r->revoked);
+	issuer_set_free(r->issuers);
+	certificate_set_free(r->certificates);
 	map_release(&r->keys);
 	map_release(&r->by_name);
 	map_release(&r->by_id);

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/slice.h"
+#include "sql/limits.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -21,16 +22,12 @@ enum tenant_state {
 	TENANT_DELETED = 3,
 };
 
-/* 0 = the node's default */
+/* A row has 0 for the node's default; in the registry that stands in its place, and 0 = no limit.
+ */
 struct tenant_limits {
-	uint32_t max_connections;
-	uint32_t max_events_per_s;
-	uint64_t max_bytes_per_s;
-	uint32_t max_event_bytes;
-	uint32_t max_subscriptions;
-	uint64_t max_stored_bytes;
-	uint64_t max_backlog_events;
-	uint32_t retention_s;
+#define LIMIT_FIELD(column, type) type column;
+	TENANT_LIMITS(LIMIT_FIELD)
+#undef LIMIT_FIELD
 };
 
 struct tenant {
@@ -41,6 +38,7 @@ struct tenant {
 	struct tenant_limits limits;
 	bool storage_full;              /* retention: a pinned queue holds max_stored_bytes */
 	char name[TENANT_NAME_MAX + 1]; /* never told to another tenant */
+	uint16_t first_partition;       /* its events go to this one and partitions - 1 after it */
 };
 
 const char *tenant_state_name(enum tenant_state s);

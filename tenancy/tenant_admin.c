@@ -4,7 +4,12 @@
 
 #include <stdio.h>
 
-enum { ROW_COLUMNS = 14, LIMIT_COLUMNS = 8 };
+enum {
+#define LIMIT_ONE(column, type) +1
+	LIMIT_COLUMNS = TENANT_LIMITS(LIMIT_ONE),
+#undef LIMIT_ONE
+	ROW_COLUMNS = 7 + LIMIT_COLUMNS,
+};
 
 /* ---- transactions ---- */
 
@@ -56,14 +61,9 @@ static int end_read(struct sql_conn *c, enum sql_outcome o, struct err *e)
 
 static void parse_limits(const struct sql_cell *cells, struct tenant_limits *l)
 {
-	l->max_connections = (uint32_t)cells[0].u;
-	l->max_events_per_s = (uint32_t)cells[1].u;
-	l->max_bytes_per_s = cells[2].u;
-	l->max_event_bytes = (uint32_t)cells[3].u;
-	l->max_subscriptions = (uint32_t)cells[4].u;
-	l->max_stored_bytes = cells[5].u;
-	l->max_backlog_events = cells[6].u;
-	l->retention_s = (uint32_t)cells[7].u;
+#define LIMIT_TAKE(column, type) l->column = (type)(cells++)->u;
+	TENANT_LIMITS(LIMIT_TAKE)
+#undef LIMIT_TAKE
 }
 
 bool tenant_admin_parse_row(const struct sql_cell *cells, unsigned n, struct tenant *out)
@@ -82,6 +82,7 @@ bool tenant_admin_parse_row(const struct sql_cell *cells, unsigned n, struct ten
 	memcpy(out->name, name.p, name.n);
 	parse_limits(cells + 5, &out->limits);
 	out->storage_full = cells[5 + LIMIT_COLUMNS].u != 0;
+	out->first_partition = (uint16_t)cells[6 + LIMIT_COLUMNS].u;
 	return true;
 }
 
@@ -169,8 +170,23 @@ int tenant_admin_find(struct sql_conn *c, struct slice name, struct tenant_admin
 struct list {
 	void (*on_tenant)(void *arg, const struct tenant *t);
 	void (*on_key)(void *arg, const struct tenant_admin_key *k);
+	void (*on_partition)(void *arg, const struct tenant_admin_partition *p);
 	void *arg;
 };
+
+/* What a tenant has, by its id. */
+static int list_of(struct sql_conn *c, struct slice name, enum sql_stmt stmt,
+                   int (*on_row)(void *arg, const struct sql_cell *cells, unsigned n),
+                   struct list *l, struct err *e)
+{
+	struct sql_param id;
+	struct find f;
+
+	if (find_tenant(c, name, &f, e) < 0)
+		return -1;
+	id = sql_u64(f.row.tenant.id);
+	return end_read(c, sql_query(c, stmt, &id, 1, on_row, l), e);
+}
 
 static int on_listed(void *arg, const struct sql_cell *cells, unsigned n)
 {
@@ -188,6 +204,74 @@ int tenant_admin_list(struct sql_conn *c, void (*fn)(void *arg, const struct ten
 	struct list l = {.on_tenant = fn, .arg = arg};
 
 	return end_read(c, sql_query(c, STMT_TENANT_LIST, NULL, 0, on_listed, &l), e);
+}
+
+/* ---- partitions ---- */
+
+int tenant_admin_set_partitions(struct sql_conn *c, struct slice name, uint16_t partitions,
+                                struct err *e)
+{
+	struct sql_param params[] = {text(name), sql_u64(partitions)};
+
+	return tenant_name_check(name, e) < 0 ? -1
+	                                      : call(c, STMT_TENANT_SET_PARTITIONS, params, 2, e);
+}
+
+static int on_partition(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	const struct list *l = arg;
+	struct tenant_admin_partition p = {.id = (uint32_t)cells[0].u,
+	                                   .state = cells[1].bytes,
+	                                   .next_seq = cells[2].u,
+	                                   .stored_bytes = cells[3].u,
+	                                   .subscriptions_left = cells[4].u};
+
+	(void)n;
+	l->on_partition(l->arg, &p);
+	return 0;
+}
+
+int tenant_admin_partitions(struct sql_conn *c, struct slice name,
+                            void (*fn)(void *arg, const struct tenant_admin_partition *p),
+                            void *arg, struct err *e)
+{
+	struct list l = {.on_partition = fn, .arg = arg};
+
+	return list_of(c, name, STMT_ADMIN_PARTITIONS, on_partition, &l, e);
+}
+
+/* ---- tokens ---- */
+
+static struct sql_param text_or_null(struct slice s)
+{
+	return s.n ? text(s) : sql_null();
+}
+
+int tenant_admin_revoke(struct sql_conn *c, struct slice name,
+                        const struct tenant_admin_revocation *r, struct err *e)
+{
+	struct sql_param before = text_or_null(r->before), expires = text_or_null(r->expires),
+	                 reason = text_or_null(r->reason);
+	struct sql_param subject[] = {text(name), text(r->subject), before, expires, reason};
+	struct sql_param id[] = {text(name), text(r->id), expires, reason};
+	struct sql_param all[] = {text(name), before, expires, reason};
+
+	if (tenant_name_check(name, e) < 0)
+		return -1;
+	if (r->subject.p)
+		return call(c, STMT_TOKEN_REVOKE_SUBJECT, subject, 5, e);
+	return r->id.p ? call(c, STMT_TOKEN_REVOKE_ID, id, 4, e)
+	               : call(c, STMT_TOKEN_REVOKE_BEFORE, all, 4, e);
+}
+
+int tenant_admin_revoke_undo(struct sql_conn *c, struct slice name,
+                             const struct tenant_admin_revocation *r, struct err *e)
+{
+	const char *kind = r->subject.p ? "subject" : r->id.p ? "id" : "all";
+	struct slice which = r->subject.p ? r->subject : r->id.p ? r->id : slice_str("");
+	struct sql_param params[] = {text(name), text(slice_str(kind)), text(which)};
+
+	return tenant_name_check(name, e) < 0 ? -1 : call(c, STMT_TOKEN_REVOKE_UNDO, params, 3, e);
 }
 
 /* ---- keys ---- */
@@ -233,11 +317,6 @@ int tenant_admin_key_list(struct sql_conn *c, struct slice name,
                           struct err *e)
 {
 	struct list l = {.on_key = fn, .arg = arg};
-	struct sql_param id;
-	struct find f;
 
-	if (find_tenant(c, name, &f, e) < 0)
-		return -1;
-	id = sql_u64(f.row.tenant.id);
-	return end_read(c, sql_query(c, STMT_TENANT_KEYS_OF, &id, 1, on_key, &l), e);
+	return list_of(c, name, STMT_TENANT_KEYS_OF, on_key, &l, e);
 }

@@ -26,6 +26,21 @@ int tenant_admin_create(struct sql_conn *c, const struct tenant_admin_new *t, ui
 int tenant_admin_set_state(struct sql_conn *c, struct slice name, enum tenant_state state,
                            struct err *e);
 
+/* How many partitions its events are spread over from now on. */
+int tenant_admin_set_partitions(struct sql_conn *c, struct slice name, uint16_t partitions,
+                                struct err *e);
+
+struct tenant_admin_partition {
+	uint32_t id;
+	struct slice state; /* open or sealed; borrowed */
+	uint64_t next_seq, stored_bytes;
+	uint64_t subscriptions_left; /* those that have still to finish a sealed one */
+};
+
+int tenant_admin_partitions(struct sql_conn *c, struct slice name,
+                            void (*fn)(void *arg, const struct tenant_admin_partition *p),
+                            void *arg, struct err *e);
+
 struct tenant_admin_row {
 	struct tenant tenant;
 	char created_at[32]; /* UTC; empty in a listing */
@@ -54,6 +69,20 @@ int tenant_admin_key_retire(struct sql_conn *c, struct slice name, struct slice 
 int tenant_admin_key_list(struct sql_conn *c, struct slice name,
                           void (*fn)(void *arg, const struct tenant_admin_key *k), void *arg,
                           struct err *e);
+
+/* Tokens that are refused from now on though they verify: one by its id, those of a subject, or,
+ * with neither, all of the tenant. Times as in SQL, UTC: tokens issued before `before` (empty:
+ * until now; not with an id), none of which lives longer than `expires` (empty: kept until undone).
+ */
+struct tenant_admin_revocation {
+	struct slice subject, id; /* p NULL = not this */
+	struct slice before, expires, reason;
+};
+
+int tenant_admin_revoke(struct sql_conn *c, struct slice name,
+                        const struct tenant_admin_revocation *r, struct err *e);
+int tenant_admin_revoke_undo(struct sql_conn *c, struct slice name,
+                             const struct tenant_admin_revocation *r, struct err *e);
 
 /* A row of TENANT_LIST; for the loader. false: the row breaks a rule and must be left out. */
 bool tenant_admin_parse_row(const struct sql_cell *cells, unsigned n, struct tenant *out);

@@ -1,7 +1,9 @@
-/* tenant_store: keeps a node's registry equal to the tables tenant and tenant_key. A job on the
- * admin lane looks at change_counter once a second and reads everything again when it moved; and
- * every TENANT_STORE_FULL_S seconds anyhow, for whoever changed a row by hand and did not bump it.
- * Loop thread only.
+/* tenant_store: keeps a node's registry equal to the tables tenant, tenant_key, issuer,
+ * client_certificate and revocation. A job on the admin lane looks at change_counter four times a
+ * second and reads again what moved, in a tenth of the time at most where there is so much that
+ * this takes long; everything every TENANT_STORE_FULL_S seconds anyhow, for whoever changed a row
+ * by hand and did not bump it. What the registry wants fetched it asks for in the same job. Loop
+ * thread only.
  *
  * While the database is away the registry stays as it was: tenants go on as far as they can. */
 #ifndef LEAT_TENANCY_TENANT_STORE_H
@@ -14,7 +16,8 @@ struct event_base;
 struct tenant_store;
 
 enum {
-	TENANT_STORE_POLL_MS = 1000,
+	TENANT_STORE_POLL_MS = 250,
+	TENANT_STORE_REST_MAX_MS = 750, /* after a job that took long */
 	TENANT_STORE_FULL_S = 30,
 };
 

@@ -37,10 +37,7 @@ const char *token_refusal_name(enum token_refusal why)
 	return names[why];
 }
 
-static int refuse(struct token_answer *a, enum token_refusal why, const char *fmt, ...)
-        __attribute__((format(printf, 3, 4)));
-
-static int refuse(struct token_answer *a, enum token_refusal why, const char *fmt, ...)
+int token_refuse(struct token_answer *a, enum token_refusal why, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -63,13 +60,15 @@ static int split(struct slice text, struct parts *p, struct token_answer *a)
 	const char *end = text.p + text.n, *dot1, *dot2;
 
 	if (text.n > TOKEN_MAX_BYTES)
-		return refuse(a, TOKEN_TOO_LONG, "token has %zu bytes; at most %d are allowed",
-		              text.n, TOKEN_MAX_BYTES);
+		return token_refuse(a, TOKEN_TOO_LONG,
+		                    "token has %zu bytes; at most %d are allowed", text.n,
+		                    TOKEN_MAX_BYTES);
 	dot1 = text.n ? memchr(text.p, '.', text.n) : NULL;
 	dot2 = dot1 ? memchr(dot1 + 1, '.', (size_t)(end - dot1 - 1)) : NULL;
 	if (!dot2 || memchr(dot2 + 1, '.', (size_t)(end - dot2 - 1)))
-		return refuse(a, TOKEN_MALFORMED,
-		              "not a JWT: it must have three parts, header.payload.signature");
+		return token_refuse(
+		        a, TOKEN_MALFORMED,
+		        "not a JWT: it must have three parts, header.payload.signature");
 	p->header64 = slice(text.p, (size_t)(dot1 - text.p));
 	p->payload64 = slice(dot1 + 1, (size_t)(dot2 - dot1 - 1));
 	p->signature64 = slice(dot2 + 1, (size_t)(end - dot2 - 1));
@@ -113,9 +112,10 @@ static int refuse_json(const json_error_t *why, const char *what, struct token_a
 
 	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
 		if (json_error_code(why) == known[i].code)
-			return refuse(a, TOKEN_MALFORMED, "token %s %s", what, known[i].text);
+			return token_refuse(a, TOKEN_MALFORMED, "token %s %s", what, known[i].text);
 	}
-	return refuse(a, TOKEN_MALFORMED, "token %s is not JSON, at byte %d", what, why->position);
+	return token_refuse(a, TOKEN_MALFORMED, "token %s is not JSON, at byte %d", what,
+	                    why->position);
 }
 
 /* One part as a JSON object; NULL with the answer. */
@@ -126,14 +126,14 @@ static json_t *decode_object(struct slice text64, const char *what, struct token
 	json_t *v = NULL;
 
 	if (base64url_decode(text64, &text) < 0) {
-		refuse(a, TOKEN_MALFORMED, "token %s is not base64url without padding", what);
+		token_refuse(a, TOKEN_MALFORMED, "token %s is not base64url without padding", what);
 	} else if (json_depth(buf_slice(&text)) > TOKEN_MAX_DEPTH) {
-		refuse(a, TOKEN_MALFORMED, "token %s nests deeper than %d levels", what,
-		       TOKEN_MAX_DEPTH);
+		token_refuse(a, TOKEN_MALFORMED, "token %s nests deeper than %d levels", what,
+		             TOKEN_MAX_DEPTH);
 	} else if (!(v = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, &why))) {
 		refuse_json(&why, what, a);
 	} else if (!json_is_object(v)) {
-		refuse(a, TOKEN_MALFORMED, "token %s is not a JSON object", what);
+		token_refuse(a, TOKEN_MALFORMED, "token %s is not a JSON object", what);
 		json_decref(v);
 		v = NULL;
 	}
@@ -151,8 +151,8 @@ static int decode(struct parts *p, struct token_answer *a)
 		return -1;
 	if (p->signature64.n > (JWS_SIGNATURE_MAX + 2) / 3 * 4 ||
 	    base64url_decode(p->signature64, &p->signature) < 0)
-		return refuse(a, TOKEN_MALFORMED,
-		              "token signature is not base64url without padding");
+		return token_refuse(a, TOKEN_MALFORMED,
+		                    "token signature is not base64url without padding");
 	return 0;
 }
 
@@ -169,7 +169,7 @@ static int check_typ(const json_t *typ, struct token_answer *a)
 	if (!typ || (s && (strcasecmp(s, "JWT") == 0 || strcasecmp(s, "at+jwt") == 0 ||
 	                   strcasecmp(s, "application/at+jwt") == 0)))
 		return 0;
-	return refuse(a, TOKEN_HEADER, "header typ must be absent, JWT or at+jwt");
+	return token_refuse(a, TOKEN_HEADER, "header typ must be absent, JWT or at+jwt");
 }
 
 static int check_header(struct parts *p, struct token_answer *a)
@@ -180,22 +180,23 @@ static int check_header(struct parts *p, struct token_answer *a)
 
 	for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++) {
 		if (json_object_get(p->header, forbidden[i]))
-			return refuse(a, TOKEN_HEADER, "header %s is not accepted", forbidden[i]);
+			return token_refuse(a, TOKEN_HEADER, "header %s is not accepted",
+			                    forbidden[i]);
 	}
 	if (check_typ(json_object_get(p->header, "typ"), a) < 0)
 		return -1;
 	if (!json_is_string(alg))
-		return refuse(a, TOKEN_ALGORITHM, "header alg is missing; use one of %s",
-		              jws_alg_list);
+		return token_refuse(a, TOKEN_ALGORITHM, "header alg is missing; use one of %s",
+		                    jws_alg_list);
 	if (jws_alg_parse(json_slice(alg), &p->alg) < 0)
-		return refuse(a, TOKEN_ALGORITHM, "algorithm %.100s is not accepted; use one of %s",
-		              log_quote(json_string_value(alg), json_string_length(alg)),
-		              jws_alg_list);
+		return token_refuse(
+		        a, TOKEN_ALGORITHM, "algorithm %.100s is not accepted; use one of %s",
+		        log_quote(json_string_value(alg), json_string_length(alg)), jws_alg_list);
 	if (!json_is_string(kid))
-		return refuse(a, TOKEN_HEADER, "header kid is missing; it names the key");
+		return token_refuse(a, TOKEN_HEADER, "header kid is missing; it names the key");
 	p->kid = json_slice(kid);
 	if (registry_kid_check(p->kid, &e) < 0)
-		return refuse(a, TOKEN_HEADER, "header %s", e.text);
+		return token_refuse(a, TOKEN_HEADER, "header %s", e.text);
 	return 0;
 }
 
@@ -207,10 +208,35 @@ static int claim_string(const json_t *payload, const char *name, size_t max, str
 	const json_t *v = json_object_get(payload, name);
 
 	if (!json_is_string(v) || json_string_length(v) == 0 || json_string_length(v) > max)
-		return refuse(a, TOKEN_CLAIM, "claim %s must be a string of 1 to %zu bytes", name,
-		              max);
+		return token_refuse(a, TOKEN_CLAIM, "claim %s must be a string of 1 to %zu bytes",
+		                    name, max);
 	*out = json_slice(v);
 	return 0;
+}
+
+int token_refuse_unverified(struct token_answer *a, const char *detail)
+{
+	snprintf(a->detail, sizeof a->detail, "%s", detail);
+	return token_refuse(
+	        a, TOKEN_UNVERIFIED,
+	        "no key known here verifies this token; check its iss, kid, alg and signature");
+}
+
+/* Of an identity provider's token, whose signature is good: whom does it belong to? Who names a
+ * tenant that is not there is told no more than who has no key. */
+static int find_tenant(struct registry *r, struct parts *p, struct token_answer *a)
+{
+	const struct issuer *i = p->match.issuer;
+	const json_t *claim;
+
+	if (!i)
+		return 0;
+	claim = json_object_get(p->payload, i->tenant_claim);
+	if (i->tenant_id)
+		p->match.tenant = registry_tenant(r, i->tenant_id);
+	else if (json_is_string(claim))
+		p->match.tenant = registry_tenant_by_name(r, json_slice(claim));
+	return p->match.tenant ? 0 : token_refuse_unverified(a, "it names no tenant that there is");
 }
 
 static int check_signature(struct registry *r, struct parts *p, struct token_answer *a)
@@ -223,13 +249,10 @@ static int check_signature(struct registry *r, struct parts *p, struct token_ans
 		return -1;
 	registry_find_key(r, issuer, p->kid, p->alg, &p->match);
 	good = jws_verify(p->match.key, p->signed_part, buf_slice(&p->signature));
-	if (p->match.tenant && good)
-		return 0;
-	snprintf(a->detail, sizeof a->detail, "%s",
-	         p->match.tenant ? "the signature is not the key's" : p->match.why_not);
-	return refuse(
-	        a, TOKEN_UNVERIFIED,
-	        "no key known here verifies this token; check its iss, kid, alg and signature");
+	if (!p->match.tenant && !p->match.issuer)
+		return token_refuse_unverified(a, p->match.why_not);
+	return good ? find_tenant(r, p, a)
+	            : token_refuse_unverified(a, "the signature is not the key's");
 }
 
 /* ---- the claims ---- */
@@ -256,9 +279,9 @@ static int claim_time(const json_t *payload, const char *name, bool required, ui
 	if (!v && !required)
 		return 0;
 	if (!json_is_integer(v) || json_integer_value(v) <= 0)
-		return refuse(a, TOKEN_CLAIM,
-		              "claim %s must be a whole number of seconds since 1970%s", name,
-		              v ? "" : "; it is missing");
+		return token_refuse(a, TOKEN_CLAIM,
+		                    "claim %s must be a whole number of seconds since 1970%s", name,
+		                    v ? "" : "; it is missing");
 	*out = (uint64_t)json_integer_value(v);
 	return 0;
 }
@@ -269,9 +292,10 @@ static int check_ahead(const char *name, uint64_t s, uint64_t now_s, struct toke
 
 	if (s <= now_s + TOKEN_LEEWAY_S)
 		return 0;
-	return refuse(a, TOKEN_NOT_YET,
-	              "token is not good before %s (%s); it is %s here: wait, or check the clocks",
-	              stamp(s, at), name, stamp(now_s, now));
+	return token_refuse(
+	        a, TOKEN_NOT_YET,
+	        "token is not good before %s (%s); it is %s here: wait, or check the clocks",
+	        stamp(s, at), name, stamp(now_s, now));
 }
 
 static int check_times(const struct token_settings *s, const json_t *payload, uint64_t now_s,
@@ -285,16 +309,18 @@ static int check_times(const struct token_settings *s, const json_t *payload, ui
 	    claim_time(payload, "iat", false, &out->issued_s, a) < 0)
 		return -1;
 	if (now_s >= out->expires_s)
-		return refuse(a, TOKEN_EXPIRED, "token expired at %s; it is %s here: get a new one",
-		              stamp(out->expires_s, at), stamp(now_s, now));
+		return token_refuse(a, TOKEN_EXPIRED,
+		                    "token expired at %s; it is %s here: get a new one",
+		                    stamp(out->expires_s, at), stamp(now_s, now));
 	if (check_ahead("nbf", not_before, now_s, a) < 0 ||
 	    check_ahead("iat", out->issued_s, now_s, a) < 0)
 		return -1;
 	from = out->issued_s && out->issued_s < out->expires_s ? out->issued_s : now_s;
 	if (s->max_lifetime_s && out->expires_s - from > s->max_lifetime_s)
-		return refuse(a, TOKEN_LIFETIME,
-		              "token is good for %" PRIu64 " s; at most %" PRIu64 " s are allowed",
-		              out->expires_s - from, s->max_lifetime_s);
+		return token_refuse(a, TOKEN_LIFETIME,
+		                    "token is good for %" PRIu64 " s; at most %" PRIu64
+		                    " s are allowed",
+		                    out->expires_s - from, s->max_lifetime_s);
 	return 0;
 }
 
@@ -310,27 +336,58 @@ static int check_audience(const char *wanted, const json_t *payload, struct toke
 
 	for (size_t i = 0; i < json_array_size(aud); i++)
 		found = found || is_audience(json_array_get(aud, i), wanted);
-	return found ? 0 : refuse(a, TOKEN_AUDIENCE, "claim aud must contain \"%.100s\"", wanted);
+	return found ? 0
+	             : token_refuse(a, TOKEN_AUDIENCE, "claim aud must contain \"%.100s\"", wanted);
+}
+
+/* The claim acl; of a token without one, the scopes in scope, else in scp. Of an identity
+ * provider's token, the one claim that its row names. */
+static struct acl *permissions(const struct issuer *i, const json_t *payload, struct err *e)
+{
+	const json_t *acl = json_object_get(payload, "acl"),
+	             *scope = json_object_get(payload, "scope");
+
+	if (i && strcmp(i->permissions, "acl") != 0)
+		return acl_parse_scopes(i->permissions, json_object_get(payload, i->permissions),
+		                        e);
+	if (i || acl)
+		return acl_parse(acl, e);
+	return scope ? acl_parse_scopes("scope", scope, e)
+	             : acl_parse_scopes("scp", json_object_get(payload, "scp"), e);
+}
+
+/* What only counts once the token is known to be in order. */
+int token_check_standing(const struct registry *r, const struct claims *c, struct token_answer *a)
+{
+	if (claims_revoked(r, c))
+		return token_refuse(a, TOKEN_REVOKED, "the %s was revoked: get a new one",
+		                    c->by_certificate ? "certificate" : "token");
+	if (c->tenant->state != TENANT_ACTIVE)
+		return token_refuse(a, TOKEN_SUSPENDED,
+		                    "the tenant is suspended; ask its operator");
+	return 0;
 }
 
 static int check_claims(const struct token_settings *s, const struct parts *p, uint64_t now_s,
                         struct claims *out, struct token_answer *a)
 {
+	const struct issuer *i = p->match.issuer;
 	struct slice subject = {0}, token_id = {0};
 	struct err e;
 
-	if (check_audience(s->audience, p->payload, a) < 0 ||
+	if (check_audience(i ? i->audience : s->audience, p->payload, a) < 0 ||
 	    check_times(s, p->payload, now_s, out, a) < 0 ||
-	    claim_string(p->payload, "sub", TOKEN_SUBJECT_MAX, &subject, a) < 0)
+	    claim_string(p->payload, i ? i->subject_claim : "sub", TOKEN_SUBJECT_MAX, &subject, a) <
+	            0)
 		return -1;
 	if (json_object_get(p->payload, "jti") &&
 	    claim_string(p->payload, "jti", TOKEN_ID_MAX, &token_id, a) < 0)
 		return -1;
-	out->acl = acl_parse(json_object_get(p->payload, "acl"), &e);
+	if (token_limits_parse(json_object_get(p->payload, "limits"), &out->limits, &e) < 0)
+		return token_refuse(a, TOKEN_CLAIM, "%s", e.text);
+	out->acl = permissions(p->match.issuer, p->payload, &e);
 	if (!out->acl)
-		return refuse(a, TOKEN_ACL, "%s", e.text);
-	if (p->match.tenant->state != TENANT_ACTIVE)
-		return refuse(a, TOKEN_SUSPENDED, "the tenant is suspended; ask its operator");
+		return token_refuse(a, TOKEN_ACL, "%s", e.text);
 	out->tenant = p->match.tenant;
 	out->key_id = p->match.key_id;
 	out->subject = slice(xstrndup(subject.p, subject.n), subject.n);
@@ -340,6 +397,17 @@ static int check_claims(const struct token_settings *s, const struct parts *p, u
 }
 
 /* ---- the interface ---- */
+
+bool claims_revoked(const struct registry *r, const struct claims *c)
+{
+	struct revocation_token t = {
+	        .issued_s = c->issued_s, .subject = c->subject, .token_id = c->token_id};
+
+	if (!c->tenant || !c->key_id)
+		return false;
+	t.tenant_id = c->tenant->id;
+	return revocation_set_has(registry_revocations(r), &t);
+}
 
 void claims_release(struct claims *c)
 {
@@ -359,7 +427,8 @@ int token_verify(struct registry *r, const struct token_settings *s, struct slic
 	*answer = (struct token_answer){0};
 	rc = split(text, &p, answer) < 0 || decode(&p, answer) < 0 ||
 	                     check_header(&p, answer) < 0 || check_signature(r, &p, answer) < 0 ||
-	                     check_claims(s, &p, now_s, out, answer) < 0
+	                     check_claims(s, &p, now_s, out, answer) < 0 ||
+	                     token_check_standing(r, out, answer) < 0
 	             ? -1
 	             : 0;
 	if (rc < 0)

@@ -1,5 +1,6 @@
 /* token: is this JWT one of ours, and what does it say? The tenant comes from the key that verified
- * the token and from nothing else. Loop thread only.
+ * the token, or for an identity provider's key from the claim that its row names, and from nothing
+ * else. Loop thread only.
  *
  * In this order, so that nothing costly or confusable is reached by what is plainly wrong: size,
  * three parts, strict base64url, JSON without duplicate members and of bounded depth; the header's
@@ -18,6 +19,7 @@
 #include "base/slice.h"
 #include "tenancy/acl.h"
 #include "tenancy/registry.h"
+#include "tenancy/token_limits.h"
 
 #include <stdint.h>
 
@@ -55,9 +57,14 @@ struct claims {
 	struct slice subject;  /* owned, NUL-terminated; 1..TOKEN_SUBJECT_MAX bytes of UTF-8 */
 	struct slice token_id; /* jti; owned, NUL-terminated; empty = none */
 	struct acl *acl;       /* owned; acl_bind it before asking */
+	struct token_limits limits;
+	bool by_certificate; /* of a client certificate, not of a token */
 };
 
 void claims_release(struct claims *c); /* zeroes it; also fine on a zeroed one */
+
+/* Is the token they are of revoked by now? Those of no token (key_id 0) never are. */
+bool claims_revoked(const struct registry *r, const struct claims *c);
 
 struct token_answer {
 	enum token_refusal why; /* TOKEN_OK: claims are filled in */
@@ -68,5 +75,12 @@ struct token_answer {
 /* 0, or -1 with the answer's reason and *out zeroed. now_s: seconds since 1970. */
 int token_verify(struct registry *r, const struct token_settings *s, struct slice text,
                  uint64_t now_s, struct claims *out, struct token_answer *answer);
+
+/* For what else lets somebody in (tenancy/certificate.h); each returns -1, but for a good standing.
+ * refuse_unverified: in the words for every key, signature and certificate that is not known. */
+int token_refuse(struct token_answer *a, enum token_refusal why, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+int token_refuse_unverified(struct token_answer *a, const char *detail);
+int token_check_standing(const struct registry *r, const struct claims *c, struct token_answer *a);
 
 #endif

@@ -1,6 +1,7 @@
 #include "tenancy/token_mint.h"
 
 #include "base/id128.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "tenancy/acl.h"
@@ -8,6 +9,8 @@
 #include "tenancy/registry.h"
 #include "tenancy/token.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static int check_text(const char *what, const char *s, size_t max, struct err *e)
@@ -47,6 +50,47 @@ static void add_entry(json_t *acl, const char *action, const char *const *filter
 		json_array_append_new(acl, json_pack("{s:s, s:s, s:O}", "permission", "allow",
 		                                     "action", action, "topics", topics));
 	json_decref(topics);
+}
+
+/* A whole number from 1 on that JSON holds. */
+static bool whole_number(const char *text, json_int_t *n)
+{
+	char *end;
+
+	errno = 0;
+	*n = strtoll(text, &end, 10);
+	return *text >= '0' && *text <= '9' && !*end && errno == 0 && *n > 0;
+}
+
+static int take_limit(const char *text, json_t *limits, struct err *e)
+{
+	const char *eq = strchr(text, '=');
+	char name[32];
+	json_int_t n;
+
+	if (!eq || !utf8_valid_text(slice_str(text)) || !whole_number(eq + 1, &n))
+		return err_set(e, 0, "a limit is NAME=N with a whole number from 1 on, not %.60s",
+		               log_quote_str(text));
+	snprintf(name, sizeof name, "%.*s", (int)(eq - text), text);
+	if (json_object_get(limits, name))
+		return err_set(e, 0, "limit %s is there twice", name);
+	json_object_set_new(limits, name, json_integer(n));
+	return 0;
+}
+
+/* The claim; NULL with e where one of them is none. */
+static json_t *make_limits(const struct token_spec *s, struct err *e)
+{
+	json_t *limits = json_object();
+	struct token_limits parsed;
+	int rc = 0;
+
+	for (size_t i = 0; i < s->limits_count && rc == 0; i++)
+		rc = take_limit(s->limits[i], limits, e);
+	if (rc == 0 && token_limits_parse(limits, &parsed, e) == 0)
+		return limits;
+	json_decref(limits);
+	return NULL;
 }
 
 static json_t *make_payload(const struct token_spec *s)
@@ -103,12 +147,16 @@ int token_mint(const struct jws_key *key, const struct token_spec *spec, struct 
 {
 	size_t start = out->len;
 	json_t *header, *payload;
+	json_t *limits;
 	struct acl *acl;
 	int rc = -1;
 
-	if (check_spec(spec, e) < 0)
+	if (check_spec(spec, e) < 0 || !(limits = make_limits(spec, e)))
 		return -1;
 	payload = make_payload(spec);
+	if (json_object_size(limits))
+		json_object_set(payload, "limits", limits);
+	json_decref(limits);
 	header = json_pack("{s:s, s:s, s:s}", "alg", jws_alg_name(jws_key_alg(key)), "typ", "JWT",
 	                   "kid", spec->kid);
 	acl = acl_parse(json_object_get(payload, "acl"), e);

@@ -21,10 +21,12 @@ struct token_spec {
 	size_t publish_count;
 	const char *const *subscribe;
 	size_t subscribe_count;
+	const char *const *limits; /* NAME=N each: the limits claim (tenancy/token_limits.def) */
+	size_t limits_count;
 };
 
-/* Append the compact token to out. -1: a filter or name is not allowed, and e says which. A jti is
- * made. */
+/* Append the compact token to out. -1: a filter, limit or name is not allowed, and e says which. A
+ * jti is made. */
 int token_mint(const struct jws_key *key, const struct token_spec *spec, struct buf *out,
                struct err *e);
 

@@ -31,26 +31,26 @@ static int run_on(struct sql_conn *c, admin_fn *fn, const void *arg, struct err 
 	}
 }
 
-static int run_once(const char *command, const char *db, admin_fn *fn, const void *arg)
+static int run_once(const struct admin_command *command, admin_fn *fn)
 {
-	struct sql_limits limits = SQL_LIMITS_DEFAULT;
+	struct sql_limits limits = command->limits ? *command->limits : SQL_LIMITS_DEFAULT;
 	struct err e = {0};
 	struct sql_conn *c;
 	struct dsn dsn;
 	int rc;
 
-	if (dsn_load(&dsn, db, &e)) {
-		fprintf(stderr, "%s: %s\n", command, e.text);
+	if (dsn_load(&dsn, *command->db, &e)) {
+		fprintf(stderr, "%s: %s\n", command->name, e.text);
 		return OPTIONS_EXIT_USAGE;
 	}
 	sql_library_init();
 	c = sql_conn_new(&dsn, &limits);
-	rc = run_on(c, fn, arg, &e);
+	rc = run_on(c, fn, command->options, &e);
 	sql_conn_free(c);
 	sql_library_end();
 	dsn_release(&dsn);
 	if (rc < 0)
-		fprintf(stderr, "%s: %s\n", command, e.text);
+		fprintf(stderr, "%s: %s\n", command->name, e.text);
 	return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
@@ -60,7 +60,7 @@ static int usage(const struct admin_command *command, bool asked)
 
 	fprintf(f, "usage: leat %s VERB%s [options]\n\n", command->name, command->operands);
 	for (size_t i = 0; i < command->n_verbs; i++)
-		fprintf(f, "  %-12s %s\n", command->verbs[i].name, command->verbs[i].spec.about);
+		fprintf(f, "  %-13s %s\n", command->verbs[i].name, command->verbs[i].spec.about);
 	fprintf(f, "\nleat %s VERB --help lists the options\n", command->name);
 	return asked ? EXIT_SUCCESS : OPTIONS_EXIT_USAGE;
 }
@@ -73,7 +73,7 @@ static int run_verb(const struct admin_command *command, const struct admin_verb
 		fprintf(stderr, "%s: %s\n", command->name, e.text);
 		return OPTIONS_EXIT_USAGE;
 	}
-	return run_once(command->name, *command->db, v->run, command->options);
+	return run_once(command, v->run);
 }
 
 int admin_run(const struct admin_command *command, int argc, char **argv)

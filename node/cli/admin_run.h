@@ -28,6 +28,7 @@ struct admin_command {
 	const char *const *db; /* its member for OPT_DB */
 	/* What rows cannot say; or NULL. -1 with e: a usage error. */
 	int (*check)(void *options, struct err *e);
+	const struct sql_limits *limits; /* of the connection; NULL = those of a node's */
 };
 
 /* Do what the command line asks for. The exit status; what was wrong is printed, after the

@@ -1,12 +1,12 @@
 /* leat node: serve events, on a database or in memory. */
 #include "base/buf.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/cli/command.h"
 #include "node/cli/key_file.h"
 #include "node/cli/options.h"
 #include "node/node.h"
+#include "node/peer/cluster_key.h"
 #include "node/workers.h"
 
 #include <stdio.h>
@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 enum { NAME_MAX_BYTES = NODE_NAME_MAX + 8 };
-enum { CLUSTER_KEY_MIN = 32, CLUSTER_KEY_MAX = 4096 }; /* bytes */
 
 struct node_options {
 	const char *db;
@@ -36,15 +35,31 @@ struct node_options {
 	struct addr peer;
 	struct addr peer_advertise;
 	const char *cluster_key;
+	const char *cluster_key_also;
 	const char *peer_cert;
 	const char *peer_key;
 	const char *peer_ca;
 	const char *audience;
+	const char *issuer_ca;
+	const char *client_ca;
 	uint64_t max_packet;
 	uint64_t session_expiry_ms;
 	uint64_t cache_bytes;
 	uint64_t retention_ms;
 	uint64_t max_stored_bytes;
+	uint64_t set_aside_ms;
+	uint64_t max_set_aside;
+	uint64_t max_connections;
+	uint64_t max_events_per_s;
+	uint64_t max_bytes_per_s;
+	uint64_t max_event_bytes;
+	uint64_t max_subscriptions;
+	uint64_t max_filters;
+	uint64_t max_in_flight;
+	uint64_t max_backlog_events;
+	uint64_t max_backlog_ms;
+	uint64_t max_scheduled;
+	uint64_t max_dead_letters;
 	int log_level;
 };
 
@@ -87,12 +102,23 @@ static const struct option rows[] = {
         {"peer-advertise", 0, OPTION_ADDRESS, AT(peer_advertise), .arg = "ADDR",
          .help = "where they reach it; default: what --peer says, or this machine's name"},
         {"cluster-key", 0, OPTION_TEXT, AT(cluster_key), .arg = "FILE",
-         .help = "the secret that all nodes share, at least 32 bytes; proves who is one"},
+         .help = "the secret that all nodes share, at least 32 bytes; proves who is one; read "
+                 "again on SIGHUP, as the next four"},
+        {"cluster-key-also", 0, OPTION_TEXT, AT(cluster_key_also), .arg = "FILE",
+         .help = "while it is changed: another that lets in who calls; none where there is no "
+                 "such file"},
         {"peer-cert", 0, OPTION_TEXT, AT(peer_cert), .arg = "FILE",
          .help = "instead of --cluster-key: PEM, this node's certificate"},
         {"peer-key", 0, OPTION_TEXT, AT(peer_key), .arg = "FILE", .help = "PEM: its private key"},
         {"peer-ca", 0, OPTION_TEXT, AT(peer_ca), .arg = "FILE",
          .help = "PEM: the CA of all nodes' certificates, and of nothing else's"},
+        {"client-ca", 0, OPTION_TEXT, AT(client_ca), .arg = "FILE",
+         .help = "PEM: who vouches for clients' certificates, which then count in place of tokens; "
+                 "read again on SIGHUP; default: tokens only"},
+        {"issuer-ca", 0, OPTION_TEXT, AT(issuer_ca), .arg = "FILE",
+         .help = "PEM: certificates that alone vouch for identity providers' servers; read again "
+                 "on "
+                 "SIGHUP; default: the system's"},
         {"audience", 0, OPTION_TEXT, AT(audience), .arg = "NAME", .fallback = "leat",
          .help = "what the aud claim of tokens must contain"},
         {"max-packet", 0, OPTION_SIZE, AT(max_packet), .arg = "SIZE", .fallback = "1MiB",
@@ -107,6 +133,39 @@ static const struct option rows[] = {
          .max = UINT64_C(4294967294000)},
         {"max-stored", 0, OPTION_SIZE, AT(max_stored_bytes), .arg = "SIZE",
          .help = "bytes of events kept where a tenant has no max_stored_bytes; 0 = any number"},
+        {"set-aside-retention", 0, OPTION_DURATION, AT(set_aside_ms), .arg = "TIME",
+         .fallback = "30d",
+         .help = "what was set aside of publish() in SQL, and nobody acted on for longer, goes; 0s "
+                 "= never",
+         .max = UINT64_C(4294967294000)},
+        {"max-set-aside", 0, OPTION_NUMBER, AT(max_set_aside), .arg = "N", .fallback = "10000",
+         .help = "of one tenant; more than these, the oldest go; 0 = any number",
+         .max = UINT32_MAX},
+        {"max-connections", 0, OPTION_NUMBER, AT(max_connections), .arg = "N", .fallback = "100000",
+         .help = "this and below: for tenants without the limit of that name in `tenant`; 0 = no "
+                 "limit. Connections of one tenant",
+         .max = UINT32_MAX},
+        {"max-events-per-s", 0, OPTION_NUMBER, AT(max_events_per_s), .arg = "N",
+         .help = "events it may publish a second", .max = UINT32_MAX},
+        {"max-bytes-per-s", 0, OPTION_SIZE, AT(max_bytes_per_s), .arg = "SIZE",
+         .help = "payload bytes it may publish a second"},
+        {"max-event-bytes", 0, OPTION_SIZE, AT(max_event_bytes), .arg = "SIZE",
+         .help = "payload of one event; 0 = what --max-packet lets in", .max = UINT32_MAX},
+        {"max-subscriptions", 0, OPTION_NUMBER, AT(max_subscriptions), .arg = "N",
+         .fallback = "100000", .help = "its subscriptions", .max = UINT32_MAX},
+        {"max-filters", 0, OPTION_NUMBER, AT(max_filters), .arg = "N", .fallback = "100",
+         .help = "topic filters of one session", .max = 100},
+        {"max-in-flight", 0, OPTION_NUMBER, AT(max_in_flight), .arg = "N", .fallback = "1024",
+         .help = "deliveries to one connection that are not acknowledged yet", .max = 1024},
+        {"max-backlog-events", 0, OPTION_NUMBER, AT(max_backlog_events), .arg = "N",
+         .help = "events a subscription may be behind; the oldest are given up"},
+        {"max-backlog-age", 0, OPTION_DURATION, AT(max_backlog_ms), .arg = "TIME",
+         .help = "age of the events it may be behind (max_backlog_s)",
+         .max = UINT64_C(4294967294000)},
+        {"max-scheduled", 0, OPTION_NUMBER, AT(max_scheduled), .arg = "N", .fallback = "1000000",
+         .help = "its events that wait for their time", .max = UINT32_MAX},
+        {"max-dead-letters", 0, OPTION_NUMBER, AT(max_dead_letters), .arg = "N",
+         .fallback = "100000", .help = "its dead letters, of all queues", .max = UINT32_MAX},
         {"log-level", 0, OPTION_CHOICE, AT(log_level), .arg = "LEVEL", .fallback = "info",
          .choices = "debug|info|warn|error", .help = "debug, info, warn or error"},
 };
@@ -162,18 +221,17 @@ static int take_keys(const struct option_list *list, const struct tenant *t, str
 
 /* ---- --cluster-key FILE ---------------------------------------------------------------------- */
 
-static int take_cluster_key(const char *file, struct buf *key, struct err *e)
+/* Said at once, where with workers it would be by each of them. */
+static int check_cluster_key(const struct node_options *o, struct err *e)
 {
-	if (!file)
+	struct tls_psks psks;
+	int rc;
+
+	if (!o->cluster_key)
 		return 0;
-	if (file_read_secret(file, CLUSTER_KEY_MAX, key, e) < 0)
-		return -1;
-	if (key->len < CLUSTER_KEY_MIN)
-		return err_set(e, 0,
-		               "--cluster-key %.100s has less than %d bytes: try "
-		               "`head -c 32 /dev/urandom >FILE`",
-		               file, CLUSTER_KEY_MIN);
-	return 0;
+	rc = cluster_key_read(o->cluster_key, o->cluster_key_also, &psks, e);
+	tls_psks_wipe(&psks);
+	return rc;
 }
 
 /* ---- running --------------------------------------------------------------------------------- */
@@ -212,10 +270,28 @@ static void take_name(const struct node_options *o, char name[NAME_MAX_BYTES])
 		snprintf(name, NAME_MAX_BYTES, "%s:%u", host, o->mqtt.port);
 }
 
+static struct tenant_limits take_limits(const struct node_options *o)
+{
+	return (struct tenant_limits){
+	        .max_connections = (uint32_t)o->max_connections,
+	        .max_events_per_s = (uint32_t)o->max_events_per_s,
+	        .max_bytes_per_s = o->max_bytes_per_s,
+	        .max_event_bytes = (uint32_t)o->max_event_bytes,
+	        .max_subscriptions = (uint32_t)o->max_subscriptions,
+	        .max_stored_bytes = o->max_stored_bytes,
+	        .max_backlog_events = o->max_backlog_events,
+	        .retention_s = (uint32_t)((o->retention_ms + 999) / 1000),
+	        .max_filters = (uint32_t)o->max_filters,
+	        .max_in_flight = (uint32_t)o->max_in_flight,
+	        .max_backlog_s = (uint32_t)((o->max_backlog_ms + 999) / 1000),
+	        .max_scheduled = (uint32_t)o->max_scheduled,
+	        .max_dead_letters = (uint32_t)o->max_dead_letters,
+	};
+}
+
 static int run(const struct node_options *o, struct err *e)
 {
 	struct memory_keys keys = {0};
-	struct buf cluster_key = {0};
 	struct tenant tenant;
 	char name[NAME_MAX_BYTES];
 	struct node_config c = {
@@ -233,13 +309,18 @@ static int run(const struct node_options *o, struct err *e)
 	        .insecure = o->insecure,
 	        .insecure_tenant = o->insecure_tenant,
 	        .audience = o->audience,
+	        .issuer_ca_file = o->issuer_ca,
+	        .client_ca_file = o->client_ca,
 	        .max_packet = (uint32_t)o->max_packet,
 	        .session_expiry_max_s = (uint32_t)(o->session_expiry_ms / 1000),
 	        .cache_bytes = o->cache_bytes,
-	        .retention_s = (uint32_t)((o->retention_ms + 999) / 1000),
-	        .max_stored_bytes = o->max_stored_bytes,
+	        .set_aside_s = (uint32_t)((o->set_aside_ms + 999) / 1000),
+	        .max_set_aside = (uint32_t)o->max_set_aside,
+	        .limits = take_limits(o),
 	        .peer = {.listen = o->peer,
 	                 .advertise = o->peer_advertise,
+	                 .cluster_key = o->cluster_key,
+	                 .cluster_key_also = o->cluster_key_also,
 	                 .cert_file = o->peer_cert,
 	                 .key_file = o->peer_key,
 	                 .ca_file = o->peer_ca},
@@ -253,14 +334,12 @@ static int run(const struct node_options *o, struct err *e)
 		rc = take_keys(&o->memory_keys, &tenant, &keys, e);
 	}
 	if (rc == 0)
-		rc = take_cluster_key(o->cluster_key, &cluster_key, e);
+		rc = check_cluster_key(o, e);
 	c.keys = keys.rows;
 	c.key_count = keys.n;
-	c.peer.cluster_key = buf_slice(&cluster_key);
 	if (rc == 0)
 		rc = o->workers > 1 ? workers_run(&c, (unsigned)o->workers) : node_run(&c);
 	keys_release(&keys);
-	key_file_release(&cluster_key);
 	return rc;
 }
 

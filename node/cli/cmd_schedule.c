@@ -1,6 +1,8 @@
 #include "node/cli/command.h"
 
+#include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/zone.h"
 #include "cluster/cron.h"
 #include "node/cli/admin_run.h"
@@ -43,9 +45,13 @@ static int check(const struct schedule_options *o, struct err *e)
 {
 	struct cron cron;
 	struct zone *z = zone_open(slice_str(o->zone), e);
+	int rc = z ? cron_parse(slice_str(o->cron), &cron, e) : -1;
 
+	if (rc == 0 && cron_next(&cron, z, clock_wall_ms()) == UINT64_MAX)
+		rc = err_set(e, 0, "--cron %s never ticks: no month that it names has such a day",
+		             log_quote_str(o->cron));
 	zone_free(z);
-	return z && cron_parse(slice_str(o->cron), &cron, e) == 0 ? 0 : -1;
+	return rc;
 }
 
 static int payload(const struct schedule_options *o, struct buf *out, struct err *e)

@@ -64,7 +64,7 @@ static const struct option rows[] = {
          .help = "where a new subscription begins (user property leat-start)"},
         {"until", 0, OPTION_TEXT, offsetof(struct sub_options, until),
          .arg = "now|seq:N|time:RFC3339",
-         .help = "where a new subscription ends (user property leat-until)"},
+         .help = "where it ends, beside --start (user property leat-until)"},
         {"qos", 'q', OPTION_NUMBER, offsetof(struct sub_options, qos), .arg = "0|1|2",
          .fallback = "1", .max = 2, .help = "the highest QoS of deliveries"},
         {"count", 'n', OPTION_NUMBER, offsetof(struct sub_options, count), .arg = "N", .min = 1,
@@ -378,6 +378,10 @@ static int make_filters(struct sub *s, struct err *e)
 		return err_set(e, 0, "give -t FILTER.. or --queue NAME");
 	if (s->o.queue && s->o.share)
 		return err_set(e, 0, "--queue and --share exclude each other");
+	if (s->o.queue && !s->o.qos)
+		return err_set(e, 0,
+		               "--queue needs --qos 1: a queue's events are done when they "
+		               "are acknowledged");
 	if (strpbrk(name, "/+#"))
 		return err_set(e, 0, "a name of --queue or --share has none of / + #");
 	s->filters = xcalloc(t->n + 1, sizeof *s->filters);

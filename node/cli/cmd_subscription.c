@@ -1,7 +1,7 @@
 /* leat subscription: look at a tenant's durable subscriptions, move them, remove them. */
-#include "base/rfc3339.h"
 #include "cluster/subscription_admin.h"
 #include "node/cli/admin_run.h"
+#include "node/cli/admin_time.h"
 #include "node/cli/command.h"
 #include "node/cli/options.h"
 
@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { TO_MAX = 40 }; /* bytes of a position as the procedure reads it */
 
@@ -94,19 +93,8 @@ static int list(struct sql_conn *c, const void *arg, struct err *e)
 /* A time as MySQL writes it, or the word or number as it is: the procedure judges that. */
 static void position(const char *to, char out[TO_MAX])
 {
-	uint64_t ms;
-	time_t seconds;
-	struct tm tm;
-	size_t n;
-
-	if (!rfc3339_parse(slice_str(to), &ms)) {
+	if (!admin_time(to, out))
 		snprintf(out, TO_MAX, "%s", strcmp(to, "head") == 0 ? "latest" : to);
-		return;
-	}
-	seconds = (time_t)(ms / 1000);
-	gmtime_r(&seconds, &tm);
-	n = strftime(out, TO_MAX, "%Y-%m-%d %H:%M:%S", &tm);
-	snprintf(out + n, TO_MAX - n, ".%03u", (unsigned)(ms % 1000));
 }
 
 static int seek(struct sql_conn *c, const void *arg, struct err *e)

@@ -10,7 +10,7 @@
 
 struct token_options {
 	const char *key, *kid, *issuer, *subject, *audience, *alg;
-	struct option_list publish, subscribe;
+	struct option_list publish, subscribe, limits;
 	uint64_t ttl_ms;
 };
 
@@ -29,6 +29,9 @@ static const struct option rows[] = {
          .help = "topics the bearer may publish to"},
         {"subscribe", 0, OPTION_LIST, FIELD(subscribe), .arg = "FILTER..",
          .help = "topics the bearer may subscribe to"},
+        {"limits", 0, OPTION_LIST, FIELD(limits), .arg = "NAME=N..",
+         .help = "less than the tenant may: connections, events_per_s, bytes_per_s, event_bytes, "
+                 "subscriptions"},
         {"ttl", 0, OPTION_DURATION, FIELD(ttl_ms), .arg = "TIME", .help = "how long it is good for",
          .fallback = "1h", .min = 1000},
         {"audience", 0, OPTION_TEXT, FIELD(audience), .arg = "AUDIENCE", .help = "aud claim",
@@ -53,6 +56,8 @@ static int mint(const struct token_options *o, const struct jws_key *key, struct
 	        .publish_count = o->publish.n,
 	        .subscribe = o->subscribe.v,
 	        .subscribe_count = o->subscribe.n,
+	        .limits = o->limits.v,
+	        .limits_count = o->limits.n,
 	};
 
 	return token_mint(key, &t, out, e);

@@ -73,8 +73,15 @@ static int set_credentials(struct dial *d, const struct dial_options *o, struct 
 
 static int set_tls(struct dial *d, const struct dial_options *o, struct err *e)
 {
-	const struct tls_client_options tls = {.ca_file = o->ca, .alpn = "mqtt"};
+	const struct tls_client_options tls = {.ca_file = o->ca,
+	                                       .cert_file = o->cert,
+	                                       .key_file = o->cert_key ? o->cert_key : o->cert,
+	                                       .alpn = "mqtt"};
 
+	if (o->cert_key && !o->cert)
+		return err_set(e, 0, "--cert-key goes with --cert: give the certificate, too");
+	if (o->cert && !d->url.tls)
+		return err_set(e, 0, "--cert needs TLS: give a URL mqtts://HOST[:PORT]");
 	if (!d->url.tls)
 		return 0;
 	d->tls = tls_client_new(&tls, e);

@@ -13,6 +13,8 @@
 struct dial_options {
 	const char *url;
 	const char *ca;
+	const char *cert;
+	const char *cert_key;
 	const char *token;
 	const char *username;
 	const char *password;
@@ -37,6 +39,20 @@ struct dial_options {
 	         offsetof(S, to.ca),                                                             \
 	         .arg = "FILE",                                                                  \
 	         .help = "certificates that vouch for the server (PEM); default: the system's"}, \
+	        {"cert",                                                                         \
+	         0,                                                                              \
+	         OPTION_TEXT,                                                                    \
+	         offsetof(S, to.cert),                                                           \
+	         .env = "client-cert",                                                           \
+	         .arg = "FILE",                                                                  \
+	         .help = "our own certificate (PEM), instead of a token"},                       \
+	        {"cert-key",                                                                     \
+	         0,                                                                              \
+	         OPTION_TEXT,                                                                    \
+	         offsetof(S, to.cert_key),                                                       \
+	         .env = "client-cert-key",                                                       \
+	         .arg = "FILE",                                                                  \
+	         .help = "its private key (PEM); default: it is in the file of --cert"},         \
 	        {"token",       0,                                                               \
 	         OPTION_TEXT,   offsetof(S, to.token),                                           \
 	         .arg = "FILE", .help = "file with the token (JWT), sent as password"},          \

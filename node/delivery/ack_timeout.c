@@ -25,7 +25,7 @@ void ack_timeout_watch(struct session *s, uint16_t packet_id, uint32_t timeout_m
 	struct dispatch *d = s->space->dispatch;
 	uint64_t due = clock_now_ms() + timeout_ms;
 
-	s->slots[packet_id - 1].due_ms = due;
+	packet_ids_find(&s->ids, packet_id)->due_ms = due;
 	if (s->watched && due >= s->ack_due_ms)
 		return;
 	s->ack_due_ms = due;
@@ -48,8 +48,8 @@ static uint64_t earliest(const struct session *s)
 {
 	uint64_t due = 0;
 
-	for (uint32_t i = 0; i < s->n_slots; i++) {
-		const struct slot *slot = &s->slots[i];
+	for (uint32_t i = 0; i < s->ids.n; i++) {
+		const struct packet_id *slot = &s->ids.slots[i];
 
 		if (slot->used && slot->place && slot->due_ms && (!due || slot->due_ms < due))
 			due = slot->due_ms;
@@ -61,14 +61,14 @@ static uint64_t earliest(const struct session *s)
 static void fail_overdue(struct session *s, uint64_t now, char *text, size_t size)
 {
 	s->started = false;
-	for (uint32_t i = 0; i < s->n_slots; i++) {
-		struct slot slot = s->slots[i];
+	for (uint32_t i = 0; i < s->ids.n; i++) {
+		struct packet_id slot = s->ids.slots[i];
 
 		if (!slot.used || !slot.place || !slot.due_ms || slot.due_ms > now)
 			continue;
 		snprintf(text, size, "an event of queue %s was not acknowledged within %u ms",
 		         slot.place->sub->name, slot.place->sub->queue->policy.ack_timeout_ms);
-		session_free_packet_id(s, (uint16_t)(i + 1));
+		packet_ids_free(&s->ids, (uint16_t)(i + 1));
 		place_result(slot.place, slot.seq, PEER_TIMEOUT, slice_str(text));
 	}
 }

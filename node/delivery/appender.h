@@ -1,8 +1,9 @@
 /* appender: the way of a publish into the journal. Events are queued per tenant and partition in
  * open batches; whenever a writer is free the turn ends with a flush of what is queued, shared
- * between tenants by weighted deficit round robin; nothing lingers. Publishers are answered only
- * after COMMIT. The queue is bounded: a tenant above its bound, or the node above the total, is
- * told to stop reading its sockets until there is room. Loop thread only. */
+ * between tenants by weighted deficit round robin; nothing lingers. While some have much and others
+ * little, those with little have a writer for themselves. Publishers are answered only after
+ * COMMIT. The queue is bounded: a tenant above its bound, or the node above the total, is told to
+ * stop reading its sockets until there is room. Loop thread only. */
 #ifndef LEAT_NODE_APPENDER_H
 #define LEAT_NODE_APPENDER_H
 
@@ -42,6 +43,8 @@ struct appender_events {
 	void (*on_stored)(void *arg, struct batch *b);
 	/* Something was stored that is due so soon; 0 = now. NULL = not wanted. */
 	void (*on_scheduled)(void *arg, uint64_t due_in_ms);
+	/* So many events that clients scheduled are stored, or refused. NULL = not wanted. */
+	void (*on_settled)(void *arg, uint32_t tenant_id, uint32_t n, bool stored);
 	void *arg;
 };
 

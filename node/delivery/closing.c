@@ -21,7 +21,6 @@ struct closing {
 	struct bus_change req;
 	LIST_ENTRY(closing) link; /* in dispatch.closings */
 	struct dispatch *dispatch;
-	bool release_next; /* IDLE first, then RELEASE */
 	enum bus_sub_kind kind;
 	char *name; /* of a share: others are told when it is free; or NULL */
 };
@@ -66,12 +65,6 @@ static void on_change(struct bus_change *req)
 		return;
 	case SQL_OK:
 	case SQL_DUP:
-		if (c->release_next) {
-			c->release_next = false;
-			c->req.verb = BUS_CHANGE_RELEASE;
-			closing_send(c);
-			return;
-		}
 		tell_released(c);
 		break;
 	case SQL_LOST: /* somebody else has it: it is theirs to see off */
@@ -89,9 +82,8 @@ static struct closing *closing_new(struct dispatch *d, bool delete_row, uint32_t
 	struct closing *c = xcalloc(1, sizeof *c);
 
 	c->dispatch = d;
-	c->release_next = !delete_row;
 	c->req.done = on_change;
-	c->req.verb = delete_row ? BUS_CHANGE_DELETE : BUS_CHANGE_IDLE;
+	c->req.verb = delete_row ? BUS_CHANGE_DELETE : BUS_CHANGE_RELEASE;
 	c->req.expiry_s = expiry_s;
 	LIST_INSERT_HEAD(&d->closings, c, link);
 	return c;

@@ -42,9 +42,10 @@ static void arm(struct dispatch *d)
 
 void committer_mark(struct dispatch *d, struct place *pl)
 {
+	layouts_check(pl->sub);
 	/* what cannot be written now is marked again when it can: when its row is made, or claimed
 	 */
-	if (!pl->has_row || pl->sub->state != SUBSCRIPTION_ACTIVE)
+	if (!pl->has_row || pl->sub->state != SUBSCRIPTION_ACTIVE || pl->sub->stepping)
 		return;
 	if (!pl->feed.dirty) {
 		pl->feed.dirty = true;
@@ -96,6 +97,7 @@ static void fill_row(struct commit *c, size_t i, struct place *pl)
 {
 	uint64_t through = place_matched_through(pl);
 	struct bus_cursor_row *row = &c->rows[i];
+	struct gap gap = gaps_open(&pl->gaps);
 	size_t at = c->ahead.len;
 
 	feed_encode_ahead(&pl->feed, through, BUS_AHEAD_MAX, &c->ahead);
@@ -107,6 +109,8 @@ static void fill_row(struct commit *c, size_t i, struct place *pl)
 	        .to.acked_through = feed_acked_through(&pl->feed, through),
 	        .to.commit_no = pl->feed.commit_no,
 	        .to.acked_ahead.n = c->ahead.len - at,
+	        .to.gap_from = gap.from,
+	        .to.gap_to = gap.to,
 	};
 	c->places[i] = (struct commit_row){pl->sub, pl->partition->id, pl->sub->epoch};
 	pl->feed.committing = true;
@@ -119,9 +123,9 @@ static void on_row(struct dispatch *d, enum sql_outcome outcome, struct commit_r
 	struct subscription *s = cr->sub;
 	struct place *pl;
 
-	if (s->state != SUBSCRIPTION_ACTIVE || s->epoch != cr->epoch || !s->places)
+	if (s->state != SUBSCRIPTION_ACTIVE || s->epoch != cr->epoch ||
+	    !(pl = place_find(s, cr->partition)))
 		return; /* a new generation, or gone: what it says no longer matters */
-	pl = &s->places[cr->partition];
 	pl->feed.committing = false;
 	if (outcome == SQL_UNKNOWN) { /* only a new epoch tells which commit number is next */
 		subscription_doubt(s);
@@ -140,6 +144,7 @@ static void on_row(struct dispatch *d, enum sql_outcome outcome, struct commit_r
 	}
 	pl->feed.commit_no++;
 	pl->feed.committed_through = row->to.acked_through;
+	layouts_check(s);
 }
 
 static void on_commit(struct bus_commit *req)

@@ -18,9 +18,14 @@
 #include "node/delivery/consumer.h"
 #include "node/delivery/dispatch.h"
 #include "node/delivery/feed.h"
+#include "node/delivery/gaps.h"
+#include "node/delivery/packet_ids.h"
+#include "node/delivery/positions.h"
+#include "node/delivery/rota.h"
 #include "node/delivery/session.h"
 #include "node/net/later.h"
 #include "node/peer/peer.h"
+#include "tenancy/share.h"
 #include "tenancy/trie.h"
 
 #include <stdbool.h>
@@ -29,6 +34,7 @@
 
 struct away;
 struct closing;
+struct layouts;
 struct op;
 struct partition;
 struct place;
@@ -36,6 +42,8 @@ struct queue;
 struct remote;
 struct space;
 struct subscription;
+
+enum { PARTITION_ID_MAX = UINT16_MAX }; /* as the columns are */
 
 /* ---- cache: batches that were read or stored lately, least recently used out first ----------- */
 
@@ -66,7 +74,9 @@ struct place {
 	bool resting;             /* on that list */
 	bool in_pass;             /* the batch being dispatched is for it */
 	bool has_row;             /* durable: `cursors` has a row for it, which commits match */
-	struct gap gap;           /* its next delivery tells of it; to 0 = none */
+	uint64_t swept;           /* away: events below it came before the last sweep */
+	struct gaps gaps;         /* what its consumers have to be told of */
+	uint64_t noted_ms;        /* when a gap of ours was last put into the audit; 0 = never */
 };
 
 TAILQ_HEAD(place_list, place);
@@ -80,9 +90,9 @@ struct filter {
 	bool no_local;
 	bool retain_as_published;
 	uint8_t retain_handling;
-	uint32_t subscription_id; /* 0 = none */
-	uint64_t *since; /* per partition: events below it are not for this filter; or NULL */
-	uint64_t *until; /* likewise from it on */
+	uint32_t subscription_id;   /* 0 = none */
+	struct positions *since;    /* events before are not for this filter; or NULL */
+	struct positions *until;    /* likewise from there on */
 	struct subscription *share; /* $share only: the subscription this session consumes from */
 };
 
@@ -120,12 +130,16 @@ struct subscription {
 
 	struct filter *filters; /* session kind: only the plain ones are in the trie */
 	size_t n_filters;
-	struct place *places; /* one per partition; NULL until the first filter */
+	struct place **places; /* of partitions first_place .. + n_places; 0 until the first filter
+	                        */
+	uint32_t first_place;
+	uint32_t n_places;
+	bool stepping; /* to the next layout: it has finished the one it reads */
+	bool step_due; /* on dispatch->steps */
+	TAILQ_ENTRY(subscription) step_link;
 
-	struct consumer **consumers; /* started sessions, remotes that have such */
-	size_t n_consumers;
-	size_t turn;     /* round robin */
-	uint32_t served; /* events given in this turn */
+	struct rota rota; /* its consumers: started sessions, remotes that have such */
+	bool rota_due;    /* it will be pumped when turns are kept for nobody any more */
 
 	/* share kind */
 	uint32_t members;  /* sessions in memory that have it among their filters */
@@ -134,12 +148,14 @@ struct subscription {
 	uint64_t start_value;
 	struct op_list waiting; /* who waits for it to become active, or attached */
 	struct away *away;      /* another node owns it; see away.c */
-	uint64_t held_epoch;    /* what its feeds hold was delivered under this one */
+	uint64_t held_epoch;    /* what its feeds hold was delivered under this one, */
+	uint64_t held_since; /* or one from here on: each of them a claim, no change from outside */
 	LIST_HEAD(, remote) remotes;
-	uint32_t n_awaited; /* of them have not told what they have in flight: it waits */
-	bool claim_due;     /* it will be claimed after a pause */
-	bool checking;      /* others_check is under way */
-	bool yielding;      /* the node is leaving: nothing more is delivered */
+	uint32_t n_awaited;      /* of them have not told what they have in flight: it waits */
+	uint32_t claim_pause_ms; /* before the next claim, when it was refused; 0 = it was not */
+	bool claim_due;          /* it will be claimed after a pause */
+	bool checking;           /* others_check is under way */
+	bool yielding;           /* the node is leaving: nothing more is delivered */
 	uint64_t await_until_ms;
 	/* session kind */
 	struct session *session;
@@ -152,6 +168,13 @@ struct subscription {
 };
 
 TAILQ_HEAD(subscription_list, subscription);
+
+static inline struct place *place_find(const struct subscription *s, uint32_t partition)
+{
+	uint32_t i = partition - s->first_place;
+
+	return i < s->n_places ? s->places[i] : NULL;
+}
 
 /* ---- partition, space, dispatch -------------------------------------------------------------- */
 
@@ -167,9 +190,13 @@ struct partition {
 	size_t n_cache;
 	size_t cap_cache;
 	struct place_list live;
-	struct place_list lagging; /* they read on */
-	struct place_list resting; /* they lag, and nobody takes more now: place_resume */
+	struct place_list lagging;        /* they read on */
+	struct place_list resting;        /* they lag, and nobody takes more now: place_resume */
+	TAILQ_ENTRY(partition) read_link; /* on space->reads while `queued` */
+	uint64_t read_from;
+	uint64_t round;  /* see timeshare_turn */
 	bool reading;    /* one read at a time; stays set through the pause after a failed one */
+	bool queued;     /* that read waits for its turn */
 	bool outdated;   /* something was stored since that read began, nobody knows where */
 	bool pausing;    /* that pause */
 	bool scheduled;  /* catch-up will run at the end of this turn */
@@ -177,16 +204,38 @@ struct partition {
 	uint64_t wanted; /* a batch some READY entry needs back; 0 = none */
 };
 
+/* What of a tenant's events is older than a subscription may be behind. */
+struct backlog {
+	struct positions *old; /* what is before them; NULL = not known */
+	uint64_t at_ms;
+	bool asking;
+};
+
 struct space {
 	struct dispatch *dispatch;
+	const struct tenant *tenant; /* its limits are read when they are needed */
 	uint32_t tenant_id;
-	uint32_t n_partitions;
+	struct layout layout; /* where its events go, as far as this node knows */
 	struct trie *trie;
 	struct partition **partitions; /* [n_partitions]; NULL = not tracked */
-	struct map sessions;           /* subject NUL client_id -> session */
-	struct map shares;             /* NAME/FILTER, or a queue's NAME -> subscription */
-	struct map share_ids;          /* subscription_id -> the same, as far as known */
+	uint32_t n_partitions;
+	struct layouts *layouts; /* what is known of all layouts; NULL = nothing but the present one
+	                          */
+	struct map sessions;     /* subject NUL client_id -> session */
+	struct map shares;       /* NAME/FILTER, or a queue's NAME -> subscription */
+	struct map share_ids;    /* subscription_id -> the same, as far as known */
+	struct backlog backlog;
+	struct usage_row *usage;        /* NULL = nobody counts */
+	struct timeshare_account *time; /* time for its deliveries; NULL = any */
+	struct share_entry reading;     /* its turn among those that read the journal */
+	TAILQ_HEAD(, partition) reads;  /* that wait for it */
 	uint32_t requests; /* bus requests and closing objects that hold a pointer to it */
+};
+
+/* Journal reads under way, and whose turn is next. */
+struct reads {
+	struct share share; /* of spaces, a read at a time */
+	uint32_t under_way;
 };
 
 struct committer {
@@ -205,29 +254,34 @@ struct dispatch {
 	struct cache cache;
 	struct trie_cache *trie_cache;
 	struct committer committer;
+	struct reads reads;
 	struct map spaces;                /* tenant_id -> space */
 	struct subscription_list durable; /* every subscription with a row */
 	struct map opens;                 /* conn_id -> session being opened for it */
 	struct laters laters;
 	uint64_t event_mark;
 	struct loop_timer *sweep;
+	struct loop_timer *backlog;
 	bool up;                       /* the bus is */
 	uint32_t looks;                /* requests for heads under way */
 	bool look_again;               /* something was stored since they were sent */
 	LIST_HEAD(, closing) closings; /* rows being released or deleted */
 	uint32_t strays;               /* claims under way, to release what they find */
-	const struct peer_port *port;  /* NULL = there are no links to other nodes */
-	struct id128 *peers;           /* that are up */
+	uint32_t claims_refused;       /* by the database, since that was told */
+	uint64_t refusal_told_ms;
+	const struct peer_port *port; /* NULL = there are no links to other nodes */
+	struct id128 *peers;          /* that are up */
 	size_t n_peers;
 	bool leaving;         /* shares go to other nodes; none is claimed */
 	uint64_t leave_by_ms; /* what is in flight is waited for until then */
 	void (*left)(void *arg);
 	void *left_arg;
-	LIST_HEAD(, session) watched; /* with an ack time-out running */
-	bool watching;                /* the next look at them is due */
-	bool draining;                /* nothing new is claimed or delivered */
-	bool released;                /* draining: every subscription was let go */
-	bool freeing;                 /* the bus is not asked any more */
+	LIST_HEAD(, session) watched;   /* with an ack time-out running */
+	bool watching;                  /* the next look at them is due */
+	bool draining;                  /* nothing new is claimed or delivered */
+	struct subscription_list steps; /* that may go on to the next layout */
+	bool released;                  /* draining: every subscription was let go */
+	bool freeing;                   /* the bus is not asked any more */
 	void (*drained)(void *arg);
 	void *drained_arg;
 };
@@ -235,15 +289,38 @@ struct dispatch {
 /* dispatch.c */
 struct space *dispatch_space(struct dispatch *d, const struct tenant *t); /* finds or makes */
 void dispatch_drain_check(struct dispatch *d);
+void dispatch_claim_refused(struct dispatch *d, const struct bus_claim *req); /* is logged */
 void dispatch_after(struct dispatch *d, uint32_t ms, void (*fn)(void *), void *arg);
 void dispatch_forget(struct dispatch *d, const void *arg); /* no such call any more */
+/* A row for one more subscription? ROOM has to be followed by space_made. */
+enum dispatch_room space_may_make(const struct space *sp);
+void space_full(const struct space *sp); /* one was refused */
+/* For one more dead letter? Then it has to be followed by space_buried. */
+bool space_may_bury(const struct space *sp);
+void space_buried(const struct space *sp, bool buried);
+/* What became of it: the outcome of a claim that was to make the row if it was not there. */
+void space_made(const struct space *sp, const struct bus_claim *claim);
 
 /* space.c */
-struct space *space_new(struct dispatch *d, uint32_t tenant_id, uint32_t n_partitions);
+struct space *space_new(struct dispatch *d, const struct tenant *t);
 void space_free_if_unused(struct space *sp);
 struct partition *space_partition(struct space *sp, uint32_t id); /* finds or makes */
+void space_each_subscription(struct space *sp, void (*fn)(struct subscription *));
+static inline struct partition *space_find_partition(const struct space *sp, uint32_t id)
+{
+	return id < sp->n_partitions ? sp->partitions[id] : NULL;
+}
+
+/* reads.c */
+void reads_init(struct dispatch *d);
+void reads_enter(struct space *sp);
+void reads_leave(struct space *sp);
+void reads_ask(struct partition *p);    /* partition_read(p) when it is its turn, maybe now */
+void reads_forget(struct partition *p); /* if it waits: it need not any more */
+void reads_done(struct dispatch *d);    /* a read was answered */
 
 /* partition.c */
+void partition_read(struct partition *p); /* read on from read_from; reads_done when answered */
 void partition_join(struct partition *p, struct place *pl); /* it lags from feed.next_seq */
 void partition_leave(struct place *pl); /* the last one out ends the partition */
 void partition_free(struct partition *p);
@@ -261,25 +338,20 @@ struct subscription *subscription_new(struct space *sp, enum bus_sub_kind kind, 
 void subscription_claimed(struct subscription *s, const struct bus_claim *req); /* now ours */
 void subscription_unref(struct subscription *s); /* one request came back */
 void subscription_kill(struct subscription *s);  /* out of every list; freed when it may be */
-/* Give it a place in every partition, beginning at starts[partition]; it lags and catches up. */
-void subscription_begin(struct subscription *s, const uint64_t *starts);
-/* The same from a stored cursor. was_ours: nobody else had it since we suspended it, so that what
- * we know beyond the cursor still holds. */
-void subscription_begin_at(struct subscription *s, const struct bus_cursor *cursor, bool was_ours);
+/* Give it a place in every partition, beginning there; it lags and catches up. */
+void subscription_begin(struct subscription *s, const struct positions *starts);
 void subscription_stored(struct subscription *s); /* its cursors have their rows now */
 void subscription_suspend(struct subscription *s);
 void subscription_wake(struct subscription *s); /* a consumer is there: catch up and pump */
 void subscription_pump(struct subscription *s);
 void subscription_park(struct subscription *s, struct consumer *gone);
-void subscription_add_consumer(struct subscription *s, struct consumer *c);
-void subscription_remove_consumer(struct subscription *s, const struct consumer *c);
 struct consumer *subscription_pick(struct subscription *s); /* whose turn it is; NULL = no room */
-void subscription_make_places(struct subscription *s);
-void subscription_forget_held(struct subscription *s); /* what was in flight is no more */
-void subscription_reclaim(struct subscription *s);     /* after a new generation */
-void subscription_doubt(struct subscription *s);       /* what is stored is not known: claim anew */
-void subscription_lost(struct subscription *s);        /* a fence did not match: it is not ours */
+void subscription_forget_held(struct subscription *s);      /* what was in flight is no more */
+void subscription_reclaim(struct subscription *s);          /* after a new generation */
+void subscription_doubt(struct subscription *s); /* what is stored is not known: claim anew */
+void subscription_lost(struct subscription *s);  /* a fence did not match: it is not ours */
 
+/* place.c; place_lag and place_resume are partition.c's */
 bool place_wants(struct place *pl); /* ours, lags, has a consumer, and room */
 void place_lag(struct place *pl, uint64_t next_seq, bool blocked);
 void place_resume(struct place *pl); /* if it wants to: it reads on */
@@ -288,21 +360,51 @@ uint64_t place_matched_through(const struct place *pl);
 bool place_offer(struct place *pl, uint64_t seq, const struct event *ev, struct batch *b,
                  const struct match *m);
 void place_settle(struct place *pl, uint64_t seq);
-void place_return(struct place *pl, struct feed_entry *e); /* in flight no more: send it again */
+void place_pump(struct place *pl); /* what waits there to whoever can take it */
+void place_ready(struct place *pl, struct feed_entry *e);  /* in flight no more: send it again, */
+void place_return(struct place *pl, struct feed_entry *e); /* to anybody */
 /* What c is sent of an event that matched as m says; *own is where its own options go. */
 void place_outgoing(struct place *pl, const struct session *c, const struct event *ev,
                     struct batch *b, const struct match *m, struct match *own,
                     struct outgoing *out);
 /* What a consumer made of an event: for all but queues the same as settling it. */
 void place_result(struct place *pl, uint64_t seq, enum peer_result result, struct slice reason);
+/* Its consumer has answered, so it has heard of what went undelivered before. */
+void place_heard(struct place *pl, uint64_t seq);
 /* Send an event to a consumer that can take it; e: its entry if it waited. False: its link is full.
  */
 bool place_deliver(struct place *pl, struct consumer *c, uint64_t seq, const struct event *ev,
                    struct batch *b, const struct match *m, struct feed_entry *e);
-/* Events [from, to) are gone, which its next delivery tells of. */
-void place_note_gap(struct place *pl, uint64_t from, uint64_t to);
+/* What waits to be sent, and is below `to`, is given up, which its next delivery tells; what is in
+ * flight is not. Returns how many. */
+uint64_t place_give_up(struct place *pl, uint64_t to);
 /* The same; it does not wait for them. */
 void place_skip(struct place *pl, uint64_t from, uint64_t to);
+
+/* backlog.c */
+/* Is it known what is too old for this tenant's subscriptions? Else it is asked for, and the
+ * partitions are scheduled when it is. */
+bool backlog_known(struct space *sp);
+void backlog_limit(struct place *pl);   /* what it is too far behind with is given up */
+void backlog_sweep(struct dispatch *d); /* the same for all */
+
+/* places.c */
+void places_set(struct subscription *s, struct layout l);              /* exactly those */
+struct place *places_need(struct subscription *s, uint32_t partition); /* finds or makes */
+void place_forget_held(struct place *pl); /* what was in flight is no more */
+
+/* layouts.c: the tenant's partitions are changed: from one layout to the next */
+/* This node hears of it: as the tenant's row says, or by an event of a partition not known. */
+void layouts_heard(struct space *sp, struct layout l);
+void layouts_heard_of(struct space *sp, uint32_t partition);
+/* Something of it was settled, written or read: has it finished its layout? */
+void layouts_check(struct subscription *s);
+/* fn(arg) when the bus has told all layouts anew, or could not (ok false). */
+void layouts_ask(struct space *sp, void (*fn)(void *arg, bool ok), void *arg);
+/* What is known of the layout from this partition on: *heads are its. n 0 = nothing. */
+struct layout layouts_from(const struct space *sp, uint32_t partition,
+                           const struct layout_head **heads);
+void layouts_free(struct layouts *l);
 
 /* filter.c */
 bool filter_is_share(struct slice text); /* $share/… or $queue/…: of another subscription */
@@ -317,9 +419,7 @@ size_t filter_count(const struct subscription *s);
 bool filter_applies(const struct filter *f, const struct subscription *s, uint32_t partition,
                     uint64_t seq, const struct event *ev);
 void match_add(struct match *m, const struct filter *f);
-void filter_set_until(const struct subscription *s, struct filter *f, const uint64_t *until);
-/* ,"name":[…]: a number of each partition; NULL is left out. */
-void filter_encode_seqs(struct buf *out, const char *name, const uint64_t *seqs, uint32_t n);
+void filter_set_until(struct filter *f, const struct positions *until);
 /* Take over where a share's filter ends, from its row. */
 void filters_take_until(struct subscription *s, struct slice json);
 /* The filters as the JSON text a subscription row keeps, and back. */
@@ -393,9 +493,9 @@ bool away_attached(const struct subscription *s);
 void away_attach(struct subscription *s);
 void away_doubt(struct subscription *s); /* is it still who we are attached to? */
 bool away_may_claim(const struct subscription *s);
-void away_detach(struct subscription *s); /* from its owner, whoever that was */
-void away_lost(struct subscription *s);   /* the same, and look for another */
-void away_pump(struct subscription *s);   /* consumers, or their room, may have changed */
+void away_detach(struct subscription *s);   /* from its owner, whoever that was */
+void away_lost(struct subscription *s);     /* the same, and look for another */
+void arrivals_pump(struct subscription *s); /* consumers, or their room, may have changed */
 void away_settled(struct place *pl, uint64_t seq);
 void away_result(struct place *pl, uint64_t seq, enum peer_result result, struct slice reason);
 void away_park(struct subscription *s, const struct consumer *gone);
@@ -404,21 +504,24 @@ void away_room(struct subscription *s);        /* its link takes more again */
 void away_sweep(struct subscription *s);
 void away_on_message(struct dispatch *d, const struct id128 *peer, const struct peer_message *m);
 bool away_is_from(const struct subscription *s, const struct id128 *owner);
-/* Tell a node what is in flight here, and what was settled lately. s NULL: nothing. False = not all
- * of it could be sent. */
-bool away_tell_held(struct dispatch *d, const struct id128 *to, const struct peer_message *asked,
-                    struct subscription *s);
 
 /* handover.c: from one owner to the next */
 void handover_begin(struct subscription *s, bool created); /* just claimed */
 void handover_heard(struct remote *r);                     /* it told all, or is gone */
 void handover_ask_again(struct remote *r); /* the question may not have got through */
+/* Tell a node what is in flight here, and what was settled lately. s NULL: nothing. False = not all
+ * of it could be sent. */
+bool handover_tell(struct dispatch *d, const struct id128 *to, const struct peer_message *asked,
+                   struct subscription *s);
 
 /* peers.c */
 bool peer_send(struct dispatch *d, const struct id128 *to, const struct peer_message *m);
 void peer_send_all(struct dispatch *d, const struct peer_message *m);
 bool peer_is_up(const struct dispatch *d, const struct id128 *peer);
 struct peer_message share_message(const struct subscription *s, enum peer_type type);
+struct peer_message session_message(const struct session *s, uint64_t now_ms); /* OPENED */
+/* What a peer calls an event of a place. */
+struct peer_delivery peer_delivery_of(const struct place *pl, uint64_t seq, uint64_t stamp);
 
 /* closing.c: see a row off: let go of it, or delete it, however long the database takes. */
 void closing_start(struct subscription *s, bool delete_row, uint32_t expiry_s, uint32_t idle_s);
@@ -432,10 +535,12 @@ void closing_stray(struct dispatch *d, uint32_t tenant_id, enum bus_sub_kind kin
  * repeated. */
 void closing_release_all(struct dispatch *d);
 
-/* starts.c: where in each partition does a new position begin? Asks the bus where this node does
- * not know. done gets starts[n_partitions] (borrowed), or NULL: not now, try again. */
+/* starts.c: where does a new position begin, and in which layout? Asks the bus where this node does
+ * not know. done gets them (borrowed), or NULL: not now, try again. */
 void starts_find(struct space *sp, enum session_start_at at, uint64_t value,
-                 void (*done)(void *arg, const uint64_t *starts), void *arg);
+                 void (*done)(void *arg, const struct positions *starts), void *arg);
+
+struct bus_cursor *starts_cursors(const struct positions *starts); /* [layout.n]; free() */
 
 /* subscribe.c: SUBSCRIBE and UNSUBSCRIBE, one after the other per session */
 enum op_stage {
@@ -465,10 +570,11 @@ struct op {
 	bool bounded;
 	enum session_start_at until_at;
 	uint64_t until_value;
-	uint64_t *until; /* per partition; NULL = not bounded, or not found yet */
+	struct positions *until; /* NULL = not bounded, or not found yet */
 	struct bus_policy policy;
 	bool begins;                /* these are the session's first filters */
-	struct bus_cursor *cursors; /* begins: where */
+	struct positions *starts;   /* of its new filters */
+	struct bus_cursor *cursors; /* begins: the same */
 	struct bus_change change;
 	struct buf json;
 	uint16_t packet_id;
@@ -493,6 +599,7 @@ struct session {
 	size_t key_len;
 	size_t subject_len;
 	uint32_t expiry_s;
+	uint64_t opened_ms;     /* its connection was, clock_now_ms() */
 	uint64_t idle_since_ms; /* lingering since, clock_now_ms(); 0 = it has a connection */
 	uint32_t requests;      /* what holds a pointer to it */
 	bool opening;           /* `open` waits for its answer */
@@ -510,18 +617,10 @@ struct session {
 	void (*open_done)(void *conn, struct session *s, bool present, uint8_t reason,
 	                  const char *text);
 
-	struct slot {                /* packet id - 1 */
-		struct place *place; /* NULL with used: the event went away, the id did not */
-		uint64_t seq;
-		uint64_t due_ms; /* queue: cut off unless it is answered by then; 0 = never */
-		bool used;
-	} * slots;
+	struct packet_ids ids;
 	uint64_t ack_due_ms; /* no slot is due before */
 	bool watched;        /* on dispatch->watched */
 	LIST_ENTRY(session) watch_link;
-	uint16_t n_slots;
-	uint16_t n_used;
-	uint16_t next_slot;
 	struct op_list pending; /* SUBSCRIBE and UNSUBSCRIBE in order, one at work */
 };
 
@@ -531,13 +630,23 @@ static inline struct session *session_of(struct consumer *c)
 	return (struct session *)c;
 }
 
+enum ending {
+	END_ROW_DELETED,  /* the session is over */
+	END_ROW_RELEASED, /* it goes on, elsewhere or later */
+	END_ROW_LEFT,     /* the row is not ours to touch */
+};
+
+struct session *session_new(struct space *sp, const struct session_open *req);
+void session_make_subscription(struct session *s);
+void session_forget_conn(struct session *s);                            /* it has none any more */
+void session_kick(struct session *s, uint8_t reason, const char *text); /* the one it has */
+void session_park(struct session *s);                                   /* it has none */
+/* Nobody is connected: it ends, or stays a while for a client that comes right back. */
+void session_idle(struct session *s);
+/* It leaves memory; the connection, if there is one, has been told. */
+void session_end(struct session *s, enum ending how);
 bool session_can_take(const struct session *s);
 bool session_can_begin(const struct session *s); /* the same, and a packet id is free */
-uint16_t session_take_packet_id(struct session *s, struct place *pl, uint64_t seq);
-void session_free_packet_id(struct session *s, uint16_t packet_id);
-/* Its event is another one now; the id is taken until the client has answered. */
-void session_void_packet_id(struct session *s, uint16_t packet_id);
-void session_void_subscription(struct session *s, const struct subscription *sub);
 void session_send(struct session *s, const struct outgoing *out);
 const struct filter *session_share_filter(const struct session *s,
                                           const struct subscription *share);
@@ -545,6 +654,7 @@ struct slice session_subject(const struct session *s);
 bool session_consumes(const struct session *s); /* has a started connection */
 void session_kill(struct session *s, uint8_t reason, const char *text); /* kicks, then frees */
 void session_let_go(struct session *s); /* the same, and releases its row, which is ours */
+void session_lost(struct session *s);   /* another node has its row, or had */
 void session_unref(struct session *s);
 void session_release(struct session *s); /* drain: let go of a durable session */
 

@@ -1,5 +1,7 @@
 #include "node/delivery/dispatch.h"
 
+#include "base/bug.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/delivery/delivery.h"
@@ -15,7 +17,9 @@ enum {
 	DEFAULT_COMMIT_MS = 5,
 	DEFAULT_LINGER_MS = 30000,
 	TRIE_CACHE_SLOTS = 8192,
-	SWEEP_MS = 10000, /* cursors of quiet subscriptions */
+	BACKLOG_MS = 1000, /* who is too far behind */
+	SWEEP_MS = 10000,  /* cursors of quiet subscriptions */
+	REFUSED_LOG_MS = 1000,
 };
 
 /* ---- calls after a pause -----------------------------------------------------------------------
@@ -31,6 +35,24 @@ void dispatch_forget(struct dispatch *d, const void *arg)
 	later_forget(&d->laters, arg);
 }
 
+/* ---- claims ------------------------------------------------------------------------------------
+ */
+
+/* Thousands may be, of one reason: the full disk of a database. */
+void dispatch_claim_refused(struct dispatch *d, const struct bus_claim *req)
+{
+	uint64_t now = clock_now_ms();
+
+	d->claims_refused++;
+	if (now < d->refusal_told_ms + REFUSED_LOG_MS && d->refusal_told_ms)
+		return;
+	log_error("claim", "tenant=%u name=%s refused=%u error=%s", req->tenant_id,
+	          log_quote(req->name.p, req->name.n), d->claims_refused,
+	          log_quote_str(req->error));
+	d->refusal_told_ms = now;
+	d->claims_refused = 0;
+}
+
 /* ---- events ------------------------------------------------------------------------------------
  */
 
@@ -38,7 +60,10 @@ struct space *dispatch_space(struct dispatch *d, const struct tenant *t)
 {
 	struct space *sp = map_get(&d->spaces, &t->id, sizeof t->id);
 
-	return sp ? sp : space_new(d, t->id, t->partitions);
+	if (!sp)
+		return space_new(d, t);
+	layouts_heard(sp, layout_of(t));
+	return sp;
 }
 
 void dispatch_stored(struct dispatch *d, struct batch *b)
@@ -46,23 +71,20 @@ void dispatch_stored(struct dispatch *d, struct batch *b)
 	uint32_t tenant_id = batch_tenant(b);
 	struct space *sp = map_get(&d->spaces, &tenant_id, sizeof tenant_id);
 
-	if (sp && batch_partition(b) < sp->n_partitions && sp->partitions[batch_partition(b)])
-		partition_stored(sp->partitions[batch_partition(b)], b);
+	struct partition *p = sp ? space_find_partition(sp, batch_partition(b)) : NULL;
+
+	if (p)
+		partition_stored(p, b);
+	if (sp)
+		layouts_heard_of(sp, batch_partition(b));
 }
 
-static void each_subscription(struct space *sp, void (*fn)(struct subscription *))
+void dispatch_tenant_changed(struct dispatch *d, const struct tenant *t)
 {
-	struct session *s;
-	struct subscription *share;
-	size_t at = 0;
+	struct space *sp = map_get(&d->spaces, &t->id, sizeof t->id);
 
-	while ((s = map_next(&sp->sessions, &at))) {
-		if (s->sub)
-			fn(s->sub);
-	}
-	at = 0;
-	while ((share = map_next(&sp->shares, &at)))
-		fn(share);
+	if (sp)
+		layouts_heard(sp, layout_of(t));
 }
 
 static void suspend_all(struct dispatch *d)
@@ -71,7 +93,7 @@ static void suspend_all(struct dispatch *d)
 	size_t at = 0;
 
 	while ((sp = map_next(&d->spaces, &at))) {
-		each_subscription(sp, subscription_suspend);
+		space_each_subscription(sp, subscription_suspend);
 		for (uint32_t i = 0; i < sp->n_partitions; i++) {
 			if (sp->partitions[i])
 				partition_suspend(sp->partitions[i]);
@@ -95,7 +117,7 @@ static void resume_all(struct dispatch *d)
 	size_t at = 0;
 
 	while ((sp = map_next(&d->spaces, &at)))
-		each_subscription(sp, resume_one);
+		space_each_subscription(sp, resume_one);
 }
 
 void dispatch_on_state(struct dispatch *d, enum bus_state state)
@@ -105,9 +127,9 @@ void dispatch_on_state(struct dispatch *d, enum bus_state state)
 	if (up == d->up)
 		return;
 	d->up = up;
-	if (up)
+	if (up && !BUG("never-resumed"))
 		resume_all(d);
-	else
+	else if (!up)
 		suspend_all(d);
 	dispatch_drain_check(d);
 }
@@ -136,8 +158,8 @@ static void mark_if_behind(struct subscription *s)
 {
 	if (!s->durable || s->state != SUBSCRIPTION_ACTIVE)
 		return;
-	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
-		struct place *pl = &s->places[i];
+	for (uint32_t i = 0; i < s->n_places; i++) {
+		struct place *pl = s->places[i];
 		uint64_t through = place_matched_through(pl);
 
 		if (pl->feed.live &&
@@ -169,6 +191,14 @@ static void on_sweep(void *arg)
 	if (!d->up || d->draining)
 		return;
 	mark_behind(d);
+}
+
+static void on_backlog(void *arg)
+{
+	struct dispatch *d = arg;
+
+	if (d->up && !d->draining)
+		backlog_sweep(d);
 }
 
 /* ---- drain -------------------------------------------------------------------------------------
@@ -277,10 +307,13 @@ struct dispatch *dispatch_new(struct loop *loop, struct bus *bus,
 	d->trie_cache = trie_cache_new(TRIE_CACHE_SLOTS);
 	TAILQ_INIT(&d->cache.lru);
 	TAILQ_INIT(&d->durable);
+	TAILQ_INIT(&d->steps);
 	laters_init(&d->laters, loop);
 	d->up = bus->state == BUS_UP;
 	committer_init(d);
+	reads_init(d);
 	d->sweep = loop_every(loop, SWEEP_MS, on_sweep, d);
+	d->backlog = loop_every(loop, BACKLOG_MS, on_backlog, d);
 	return d;
 }
 
@@ -293,6 +326,7 @@ void dispatch_free(struct dispatch *d)
 	laters_release(&d->laters);
 	closing_release_all(d);
 	loop_timer_free(d->sweep);
+	loop_timer_free(d->backlog);
 	committer_release(d);
 	trie_cache_free(d->trie_cache);
 	map_release(&d->spaces);

@@ -13,12 +13,43 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct timeshare;
 struct dispatch;
+struct tenant;
+
+/* Limits of a tenant that are found reached while delivering. */
+enum dispatch_limit {
+	DISPATCH_LIMIT_FILTERS,
+	DISPATCH_LIMIT_BACKLOG_EVENTS,
+	DISPATCH_LIMIT_BACKLOG_AGE,
+	DISPATCH_LIMIT_SUBSCRIPTIONS,
+	DISPATCH_LIMIT_IN_FLIGHT, /* of a connection: more waits */
+};
+
+enum dispatch_room {
+	DISPATCH_ROOM,
+	DISPATCH_ROOM_LATER, /* not known yet: ask again in a moment */
+	DISPATCH_FULL,
+};
 
 struct dispatch_settings {
 	size_t cache_bytes; /* budget for tails and catch-up reads, all partitions; 0 = 64 MiB */
 	uint32_t commit_every_ms; /* cursor commits while there is something to commit; 0 = 5 */
 	uint32_t linger_ms; /* an offline durable session stays in memory this long; 0 = 30 s */
+	/* One was reached, so many times. NULL = nobody wants to know. */
+	void (*on_limit)(void *arg, const struct tenant *t, enum dispatch_limit which,
+	                 uint64_t used, uint64_t times);
+	/* May a tenant have one more subscription of its own row? on_made follows each ROOM, with
+	 * whether it has one now. NULL = any number. */
+	enum dispatch_room (*may_make)(void *arg, const struct tenant *t);
+	void (*on_made)(void *arg, const struct tenant *t, bool made);
+	/* May an event of its queues become a dead letter? on_buried follows each that may, with
+	 * whether it has. NULL = any number. */
+	bool (*may_bury)(void *arg, const struct tenant *t);
+	void (*on_buried)(void *arg, const struct tenant *t, bool buried);
+	void *arg;
+	struct usage *usage;    /* where a tenant's subscriptions are counted; NULL = nowhere */
+	struct timeshare *time; /* the time that a tenant's deliveries may take; NULL = any */
 };
 
 /* Numbers for /metrics and tests. */
@@ -49,6 +80,8 @@ void dispatch_free(struct dispatch *d); /* after the bus has answered every requ
 
 void dispatch_stored(struct dispatch *d, struct batch *b); /* appender's on_stored */
 void dispatch_on_state(struct dispatch *d, enum bus_state state);
+/* Its row is another one. */
+void dispatch_tenant_changed(struct dispatch *d, const struct tenant *t);
 void dispatch_on_others_stored(struct dispatch *d); /* bus events of these names */
 void dispatch_on_taken(struct dispatch *d);
 /* Another node has committed events up to these heads. False = not now: look at the heads instead.
@@ -58,6 +91,8 @@ bool dispatch_hinted(struct dispatch *d, const struct bus_head *heads, size_t n)
 /* Links to other nodes: before the loop runs, and for as long as dispatch lives. What the links
  * tell of OWNER .. DETACH (node/peer/peer.h) comes here. */
 void dispatch_set_port(struct dispatch *d, const struct peer_port *port);
+/* The other live nodes, linked or not: what the rest owned is free. */
+void dispatch_on_peers(struct dispatch *d, const struct bus_peer *peers, size_t n);
 void dispatch_on_peer_up(struct dispatch *d, const struct id128 *peer);
 void dispatch_on_peer_down(struct dispatch *d, const struct id128 *peer);
 void dispatch_on_peer_room(struct dispatch *d, const struct id128 *peer);

@@ -2,6 +2,7 @@
  * settlements that write it down: one at a time per queue, a few milliseconds after the first. */
 #include "node/delivery/queue.h"
 
+#include "base/bug.h"
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -12,7 +13,8 @@
 
 enum {
 	PAUSE_AFTER_ERROR_MS = 50,
-	PAUSE_AFTER_REFUSAL_MS = 1000,
+	REFUSED_PAUSE_MS = 1000, /* by the database: doubled each time, up to: */
+	REFUSED_PAUSE_MAX_MS = 30000,
 };
 
 /* One settlement, with all that its request points to. */
@@ -38,6 +40,8 @@ static uint64_t backoff_ms(const struct queue *q, uint32_t failures, uint64_t sa
 	uint64_t seed[3] = {q->sub->id, salt, failures};
 	uint64_t full = p->backoff_ms;
 
+	if (BUG("retry-early"))
+		return 0;
 	for (uint32_t i = 1; i < failures && full < p->backoff_max_ms; i++)
 		full *= 2;
 	if (full > p->backoff_max_ms)
@@ -93,8 +97,10 @@ static struct failure *failure_new(struct queue *q, enum bus_failure_kind kind, 
 	return f;
 }
 
-static void failure_free(struct failure *f)
+static void failure_free(const struct space *sp, struct failure *f)
 {
+	if (f->kind == BUS_FAILED_DEAD)
+		space_buried(sp, f->buried);
 	batch_unref(f->batch);
 	free(f);
 }
@@ -135,6 +141,7 @@ void failure_add(struct queue *q, struct place *pl, struct feed_entry *e, bool d
 	struct failure *f;
 
 	dead = dead || attempt >= q->policy.max_attempts;
+	dead = dead && space_may_bury(q->sub->space); /* else it goes on being tried */
 	f = failure_new(q, dead ? BUS_FAILED_DEAD : BUS_FAILED_RETRY, pl, e->seq);
 	f->timer_id = again ? e->seq : 0;
 	f->attempt = attempt;
@@ -213,7 +220,7 @@ void failure_skip(struct queue *q, struct place *pl, uint64_t from, uint64_t to)
 		q->making -= makes_row(f);
 		remove_pending(q, f);
 		place_settle(pl, f->seq);
-		failure_free(f);
+		failure_free(q->sub->space, f);
 	}
 }
 
@@ -231,7 +238,7 @@ static void settling_free(struct settling *st)
 
 	while ((f = TAILQ_FIRST(&st->list))) {
 		TAILQ_REMOVE(&st->list, f, link);
-		failure_free(f);
+		failure_free(st->sub->space, f);
 	}
 	buf_release(&st->ahead);
 	free(st->cursors);
@@ -245,7 +252,7 @@ void failure_drop_all(struct queue *q)
 
 	while ((f = TAILQ_FIRST(&q->failures))) {
 		remove_pending(q, f);
-		failure_free(f);
+		failure_free(q->sub->space, f);
 	}
 	q->making = 0;
 	q->settling = NULL; /* if the bus has it, its answer finds that nobody waits for it */
@@ -327,14 +334,18 @@ static void take_cursors(struct queue *q, struct settling *st)
 	TAILQ_FOREACH (f, &st->list, link) {
 		struct feed *feed = f->timer_id ? NULL : &f->pl->feed;
 		struct bus_cursor *c;
+		struct gap gap;
 		size_t before = st->ahead.len;
 
 		if (!feed || feed->committing)
 			continue;
+		gap = gaps_open(&f->pl->gaps);
 		st->cursors = xrealloc(st->cursors, (n + 1) * sizeof *st->cursors);
 		c = &st->cursors[n++];
 		*c = (struct bus_cursor){.partition_id = f->pl->partition->id,
-		                         .commit_no = feed->commit_no};
+		                         .commit_no = feed->commit_no,
+		                         .gap_from = gap.from,
+		                         .gap_to = gap.to};
 		c->acked_through = feed_cursor_moving(feed, place_matched_through(f->pl),
 		                                      BUS_AHEAD_MAX, &st->ahead);
 		c->acked_ahead.n = st->ahead.len - before;
@@ -390,6 +401,8 @@ static void on_timer(void *arg)
 	/* what could not go with it waits for a commit, a read or its answer */
 	if (!q->settling && q->sub->state == SUBSCRIPTION_ACTIVE)
 		failure_resume(q);
+	else if (!q->settling) /* it was lost: a drain does not wait for it any more */
+		dispatch_drain_check(q->sub->space->dispatch);
 }
 
 /* ---- settled -----------------------------------------------------------------------------------
@@ -451,7 +464,7 @@ static void left_memory(struct queue *q, const struct failure *f)
 	retry_order_left(q, f->timer_id);
 }
 
-static void settled_one(struct queue *q, const struct failure *f, const struct bus_failure *out)
+static void settled_one(struct queue *q, struct failure *f, const struct bus_failure *out)
 {
 	struct dispatch *d = q->sub->space->dispatch;
 
@@ -463,6 +476,7 @@ static void settled_one(struct queue *q, const struct failure *f, const struct b
 		retry_expect(q, f->delay_ms);
 	if (f->kind != BUS_FAILED_DEAD)
 		return;
+	f->buried = true;
 	d->stats.dead_lettered++;
 	log_info("queue",
 	         "tenant=%u sub=%" PRIu64 " partition=%u seq=%" PRIu64 " attempt=%u dead_letter=1",
@@ -472,11 +486,11 @@ static void settled_one(struct queue *q, const struct failure *f, const struct b
 static void settled(struct queue *q, struct settling *st)
 {
 	struct subscription *s = q->sub;
-	const struct failure *f;
+	struct failure *f;
 	size_t i = 0;
 
 	for (size_t k = 0; k < st->req.n_cursors; k++) {
-		struct place *pl = &s->places[st->cursors[k].partition_id];
+		struct place *pl = place_find(s, st->cursors[k].partition_id);
 
 		pl->feed.committing = false;
 		pl->feed.commit_no++;
@@ -486,7 +500,7 @@ static void settled(struct queue *q, struct settling *st)
 		settled_one(q, f, &st->failures[i++]);
 	rows_left(q, st->req.n_done);
 	for (size_t k = 0; k < st->req.n_cursors; k++) {
-		struct place *pl = &s->places[st->cursors[k].partition_id];
+		struct place *pl = place_find(s, st->cursors[k].partition_id);
 
 		if (pl->feed.dirty) /* others were done meanwhile */
 			committer_mark(s->space->dispatch, pl);
@@ -503,25 +517,50 @@ static void settle_again(void *arg)
 	d->bus->ops->settle(d->bus, &st->req);
 }
 
+/* Why should it be otherwise next time? But it may be. Told once, and when it is over. */
+static uint32_t refusal_pause_ms(struct queue *q)
+{
+	uint32_t ms = REFUSED_PAUSE_MS;
+
+	if (!q->refusals++)
+		log_error("queue",
+		          "tenant=%u sub=%" PRIu64 " settlement refused=1 by the database: failed "
+		          "attempts cannot be written down, and are tried again",
+		          q->sub->space->tenant_id, q->sub->id);
+	for (uint64_t i = 1; i < q->refusals && ms < REFUSED_PAUSE_MAX_MS; i++)
+		ms *= 2;
+	return ms < REFUSED_PAUSE_MAX_MS ? ms : REFUSED_PAUSE_MAX_MS;
+}
+
+static void refused_no_more(struct queue *q)
+{
+	if (q->refusals)
+		log_info("queue", "tenant=%u sub=%" PRIu64 " settled refused=%" PRIu64,
+		         q->sub->space->tenant_id, q->sub->id, q->refusals);
+	q->refusals = 0;
+}
+
 /* Of the settlement that the queue waits for, which is still its owner's. */
 static void answered(struct queue *q, struct settling *st)
 {
 	struct subscription *s = q->sub;
 	struct dispatch *d = s->space->dispatch;
+	uint32_t pause_ms = PAUSE_AFTER_ERROR_MS;
 
 	switch (st->req.outcome) {
 	case SQL_OK:
 	case SQL_DUP:
 		q->settling = NULL;
+		refused_no_more(q);
 		settled(q, st);
 		settling_free(st);
 		failure_resume(q);
 		queue_pump(q);
+		layouts_check(s);
 		dispatch_drain_check(d);
 		return;
 	case SQL_FATAL:
-		log_error("queue", "tenant=%u sub=%" PRIu64 " settlement refused=1",
-		          s->space->tenant_id, s->id);
+		pause_ms = refusal_pause_ms(q);
 		break;
 	case SQL_RETRY:
 		break;
@@ -536,15 +575,14 @@ static void answered(struct queue *q, struct settling *st)
 		return;
 	}
 	st->pausing = true; /* nothing was stored: the same again */
-	dispatch_after(d,
-	               st->req.outcome == SQL_FATAL ? PAUSE_AFTER_REFUSAL_MS : PAUSE_AFTER_ERROR_MS,
-	               settle_again, st);
+	dispatch_after(d, pause_ms, settle_again, st);
 }
 
 static void on_settle(struct bus_settle *req)
 {
 	struct settling *st = (struct settling *)req;
 	struct subscription *s = st->sub;
+	struct dispatch *d = s->space->dispatch;
 
 	if (s->queue && s->queue->settling == st && s->state == SUBSCRIPTION_ACTIVE &&
 	    s->epoch == req->epoch)
@@ -552,4 +590,5 @@ static void on_settle(struct bus_settle *req)
 	else
 		settling_free(st);
 	subscription_unref(s);
+	dispatch_drain_check(d); /* also when it was lost meanwhile */
 }

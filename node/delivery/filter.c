@@ -75,16 +75,10 @@ void filter_remove(struct subscription *s, struct filter *f)
 	filter_clear(f);
 }
 
-void filter_set_until(const struct subscription *s, struct filter *f, const uint64_t *until)
+void filter_set_until(struct filter *f, const struct positions *until)
 {
-	size_t bytes = s->space->n_partitions * sizeof *until;
-
 	free(f->until);
-	f->until = NULL;
-	if (!until)
-		return;
-	f->until = xmalloc(bytes);
-	memcpy(f->until, until, bytes);
+	f->until = positions_copy(until);
 }
 
 size_t filter_count(const struct subscription *s)
@@ -99,7 +93,8 @@ size_t filter_count(const struct subscription *s)
 bool filter_applies(const struct filter *f, const struct subscription *s, uint32_t partition,
                     uint64_t seq, const struct event *ev)
 {
-	if ((f->since && seq < f->since[partition]) || (f->until && seq >= f->until[partition]))
+	if ((f->since && positions_are_after(f->since, partition, seq)) ||
+	    (f->until && !positions_are_after(f->until, partition, seq)))
 		return false;
 	return !f->no_local || !s->session || !slice_eq(ev->client, session_client_id(s->session));
 }
@@ -115,17 +110,7 @@ void match_add(struct match *m, const struct filter *f)
 /* ---- the stored text ---------------------------------------------------------------------------
  */
 
-void filter_encode_seqs(struct buf *out, const char *name, const uint64_t *seqs, uint32_t n)
-{
-	if (!seqs)
-		return;
-	buf_printf(out, ",\"%s\":[", name);
-	for (uint32_t i = 0; i < n; i++)
-		buf_printf(out, "%s%" PRIu64, i ? "," : "", seqs[i]);
-	buf_u8(out, ']');
-}
-
-static void encode_one(const struct subscription *s, const struct filter *f, struct buf *out)
+static void encode_one(const struct filter *f, struct buf *out)
 {
 	buf_append_str(out, "{\"filter\":");
 	buf_json_string(out, slice_str(f->text));
@@ -138,8 +123,8 @@ static void encode_one(const struct subscription *s, const struct filter *f, str
 		buf_printf(out, ",\"rh\":%u", f->retain_handling);
 	if (f->subscription_id)
 		buf_printf(out, ",\"id\":%" PRIu32, f->subscription_id);
-	filter_encode_seqs(out, "since", f->since, s->space->n_partitions);
-	filter_encode_seqs(out, "until", f->until, s->space->n_partitions);
+	positions_encode(out, "since", f->since);
+	positions_encode(out, "until", f->until);
 	buf_u8(out, '}');
 }
 
@@ -154,22 +139,9 @@ void filters_encode(const struct subscription *s, struct buf *out)
 		if (!first)
 			buf_u8(out, ',');
 		first = false;
-		encode_one(s, &s->filters[i], out);
+		encode_one(&s->filters[i], out);
 	}
 	buf_u8(out, ']');
-}
-
-static uint64_t *decode_seqs(const struct subscription *s, const json_t *list)
-{
-	uint32_t n = s->space->n_partitions;
-	uint64_t *seqs;
-
-	if (!json_is_array(list))
-		return NULL;
-	seqs = xcalloc(n, sizeof *seqs);
-	for (uint32_t i = 0; i < n; i++)
-		seqs[i] = (uint64_t)json_integer_value(json_array_get(list, i));
-	return seqs;
 }
 
 /* The row is not trusted: somebody may have edited it. */
@@ -190,8 +162,8 @@ static int decode_one(struct subscription *s, const json_t *o)
 	f->retain_as_published = json_is_true(json_object_get(o, "rap"));
 	f->retain_handling = (uint8_t)json_integer_value(json_object_get(o, "rh"));
 	f->subscription_id = (uint32_t)json_integer_value(json_object_get(o, "id"));
-	f->since = decode_seqs(s, json_object_get(o, "since"));
-	f->until = decode_seqs(s, json_object_get(o, "until"));
+	f->since = positions_decode(o, "since");
+	f->until = positions_decode(o, "until");
 	return 0;
 }
 
@@ -216,10 +188,10 @@ int filters_decode(struct subscription *s, struct slice json)
 void filters_take_until(struct subscription *s, struct slice json)
 {
 	json_t *root = json_loadb(json.p, json.n, JSON_REJECT_DUPLICATES, NULL);
-	uint64_t *until = decode_seqs(s, json_object_get(json_array_get(root, 0), "until"));
+	struct positions *until = positions_decode(json_array_get(root, 0), "until");
 
 	if (s->n_filters)
-		filter_set_until(s, &s->filters[0], until);
+		filter_set_until(&s->filters[0], until);
 	free(until);
 	json_decref(root);
 }

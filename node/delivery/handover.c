@@ -89,13 +89,69 @@ void handover_heard(struct remote *r)
 		subscription_wake(s);
 }
 
+/* ---- telling the new owner what is in flight ---------------------------------------------------
+ */
+
+struct telling {
+	struct dispatch *dispatch;
+	const struct id128 *to;
+	bool failed;
+	struct peer_message m;
+	struct peer_delivery deliveries[PEER_DELIVERIES_MAX];
+};
+
+static void tell_one(struct telling *t, const struct place *pl, const struct feed_entry *e)
+{
+	struct peer_delivery *pd = &t->deliveries[t->m.n_deliveries];
+
+	if (t->failed || (e->holder && e->holder->kind == CONSUMER_REMOTE))
+		return; /* its node tells */
+	*pd = peer_delivery_of(pl, e->seq, e->stamp);
+	pd->result = e->state == FEED_DONE ? PEER_ACKED : PEER_FLYING;
+	t->m.n_deliveries++;
+	if (t->m.n_deliveries < PEER_DELIVERIES_MAX)
+		return;
+	t->failed = !peer_send(t->dispatch, t->to, &t->m);
+	t->m.n_deliveries = 0;
+}
+
+bool handover_tell(struct dispatch *d, const struct id128 *to, const struct peer_message *asked,
+                   struct subscription *s)
+{
+	struct telling t = {.dispatch = d,
+	                    .to = to,
+	                    .m = {.type = PEER_HELD,
+	                          .tenant_id = asked->tenant_id,
+	                          .kind = asked->kind,
+	                          .name = asked->name,
+	                          .deliveries = t.deliveries}};
+
+	if (s)
+		t.m.epoch = s->held_epoch;
+	for (uint32_t i = 0; s && i < s->n_places; i++) {
+		const struct feed *f = &s->places[i]->feed;
+
+		for (size_t h = 0; h < f->n_held; h++) {
+			if (s->away || f->held[h].state != FEED_READY)
+				tell_one(&t, s->places[i], &f->held[h]);
+		}
+	}
+	for (size_t h = 0; s && s->queue && h < s->queue->retry.feed.n_held; h++) {
+		const struct feed_entry *e = &s->queue->retry.feed.held[h];
+
+		if (s->away || e->state == FEED_SENT)
+			tell_one(&t, &s->queue->retry, e);
+	}
+	return !t.failed && peer_send(d, to, &t.m);
+}
+
 /* ---- the old owner, when its node shuts down ---------------------------------------------------
  */
 
 static bool in_flight(const struct subscription *s)
 {
-	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
-		if (feed_in_flight(&s->places[i].feed))
+	for (uint32_t i = 0; i < s->n_places; i++) {
+		if (feed_in_flight(&s->places[i]->feed))
 			return true;
 	}
 	return s->queue && feed_in_flight(&s->queue->retry.feed);
@@ -103,8 +159,8 @@ static bool in_flight(const struct subscription *s)
 
 static bool written(const struct subscription *s)
 {
-	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
-		const struct place *pl = &s->places[i];
+	for (uint32_t i = 0; i < s->n_places; i++) {
+		const struct place *pl = s->places[i];
 
 		if (pl->feed.dirty || pl->feed.committing)
 			return false;
@@ -117,12 +173,12 @@ static void yield_begin(struct subscription *s, const void *arg)
 {
 	(void)arg;
 	if (s->away)
-		away_pump(s); /* no more credit */
+		arrivals_pump(s); /* no more credit */
 	if (s->state != SUBSCRIPTION_ACTIVE || (!s->expiry_s && !remotes_attached(s)))
 		return;
 	s->yielding = true;
-	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
-		struct place *pl = &s->places[i];
+	for (uint32_t i = 0; i < s->n_places; i++) {
+		struct place *pl = s->places[i];
 
 		if (pl->feed.live)
 			place_lag(pl, pl->partition->next_seq, false);

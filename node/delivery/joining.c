@@ -44,7 +44,7 @@ struct subscription *queue_get(struct space *sp, const struct filter *f,
 	if (parts.filter.n && policy && !q->known && !q->create) {
 		q->create = xstrndup(parts.filter.p, parts.filter.n);
 		buf_clear(&q->create_until);
-		filter_encode_seqs(&q->create_until, "until", f->until, sp->n_partitions);
+		positions_encode(&q->create_until, "until", f->until);
 		q->policy = *policy;
 		s->start = start;
 		s->start_value = start_value;
@@ -54,18 +54,13 @@ struct subscription *queue_get(struct space *sp, const struct filter *f,
 	return s;
 }
 
-void queue_fill_claim(const struct queue *q, struct bus_claim *claim, struct buf *filters)
+void queue_encode(const struct queue *q, struct buf *filters)
 {
-	claim->create = q->create && !q->known;
-	claim->policy = q->policy;
-	if (!claim->create)
-		return;
 	buf_append_str(filters, "[{\"filter\":");
 	buf_json_string(filters, slice_str(q->create));
 	buf_append_str(filters, ",\"qos\":1");
 	buf_append_slice(filters, buf_slice(&q->create_until));
 	buf_append_str(filters, "}]");
-	claim->filters = buf_slice(filters);
 }
 
 /* ---- consumers ---------------------------------------------------------------------------------
@@ -80,15 +75,6 @@ static const struct filter *filter_of(const struct session *s, const struct subs
 	return NULL;
 }
 
-static bool consumes(const struct subscription *share, const struct session *s)
-{
-	for (size_t i = 0; i < share->n_consumers; i++) {
-		if (share->consumers[i] == &s->consumer)
-			return true;
-	}
-	return false;
-}
-
 const char *queue_join(struct subscription *share, struct session *s, uint8_t *reason)
 {
 	const struct filter *f = filter_of(s, share);
@@ -97,9 +83,9 @@ const char *queue_join(struct subscription *share, struct session *s, uint8_t *r
 	if (!f || !share->queue->known)
 		return NULL;
 	objection = queue_objection(share->queue, s, slice_str(f->text), reason);
-	if (objection || consumes(share, s) || !session_consumes(s))
+	if (objection || rota_has(&share->rota, &s->consumer) || !session_consumes(s))
 		return objection;
-	subscription_add_consumer(share, &s->consumer);
+	rota_add(&share->rota, &s->consumer);
 	subscription_wake(share);
 	return NULL;
 }

@@ -1,5 +1,6 @@
 #include "node/delivery/ordering.h"
 
+#include "base/bug.h"
 #include "base/mem.h"
 
 #include <stdlib.h>
@@ -104,13 +105,14 @@ enum ordering_turn ordering_admit(struct ordering *o, struct place *pl, uint64_t
 {
 	struct order_entry *e = entry_find(o, pl, seq);
 	struct order_key *k = e ? e->key : key_get(o, key);
+	bool is_first = e ? TAILQ_FIRST(&k->entries) == e : TAILQ_EMPTY(&k->entries);
 
-	if (e)
-		return TAILQ_FIRST(&k->entries) == e ? ORDERING_GO : ORDERING_WAIT;
-	if (has_rows(k))
+	/* behind rows only once all before it are: one that is in flight may come back */
+	if (is_first && has_rows(k) && !BUG("key-not-held"))
 		return ORDERING_PARK;
-	entry_add(o, k, pl, seq);
-	return TAILQ_FIRST(&k->entries)->id.seq == seq ? ORDERING_GO : ORDERING_WAIT;
+	if (!e)
+		entry_add(o, k, pl, seq);
+	return is_first ? ORDERING_GO : ORDERING_WAIT;
 }
 
 void ordering_in_flight(struct ordering *o, struct place *pl, uint64_t seq, uint64_t key)

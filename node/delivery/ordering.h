@@ -22,7 +22,7 @@ struct ordering {
 enum ordering_turn {
 	ORDERING_GO,   /* nothing of its key is before it */
 	ORDERING_WAIT, /* one is in flight: ordering_left() or ordering_failed() will name it */
-	ORDERING_PARK, /* one waits in a timer row: so must this one */
+	ORDERING_PARK, /* one waits in a timer row: so must this one, which has left then */
 };
 
 void ordering_release(struct ordering *o); /* forgets all; may be used again */

@@ -3,6 +3,7 @@
  * there. */
 #include "node/delivery/delivery.h"
 
+#include "base/bug.h"
 #include "base/mem.h"
 
 #include <stdlib.h>
@@ -35,8 +36,12 @@ static void hint_one(struct dispatch *d, const struct bus_head *h, bool confirme
 {
 	struct space *sp = map_get(&d->spaces, &h->tenant_id, sizeof h->tenant_id);
 
-	if (sp && h->partition_id < sp->n_partitions && sp->partitions[h->partition_id])
-		partition_hint(sp->partitions[h->partition_id], h->next_seq, confirmed);
+	struct partition *p = sp ? space_find_partition(sp, h->partition_id) : NULL;
+
+	if (p)
+		partition_hint(p, h->next_seq, confirmed);
+	if (sp)
+		layouts_heard_of(sp, h->partition_id);
 }
 
 void others_hinted(struct dispatch *d, const struct bus_head *head)
@@ -51,7 +56,7 @@ static void on_heads(struct bus_heads *req)
 	bool current = d->up && l->generation == d->bus->generation;
 
 	for (size_t i = 0; req->outcome == SQL_OK && current && i < req->n; i++)
-		hint_one(d, &req->heads[i], false);
+		hint_one(d, &req->heads[i], BUG("look-is-confirmed")); /* may not be durable yet */
 	if (req->outcome != SQL_OK && current)
 		dispatch_after(d, PAUSE_AFTER_ERROR_MS, look_after_error, d);
 	free(l);

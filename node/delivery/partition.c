@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/net/loop.h"
+#include "node/net/timeshare.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -18,6 +19,7 @@ enum {
 	PAUSE_AFTER_ERROR_MS = 50,
 	PAUSE_AFTER_MISS_MS = 5,
 	MISSES_MAX = 2000, /* 10 s */
+	LOOK_EVERY = 32,   /* deliveries: is there time for more of them? */
 };
 
 /* ---- cache ------------------------------------------------------------------------------------
@@ -118,9 +120,8 @@ static struct place *place_in_pass(struct partition *p, struct subscription *s, 
 {
 	struct place *pl;
 
-	if (!s->places || s->state != SUBSCRIPTION_ACTIVE)
+	if (s->state != SUBSCRIPTION_ACTIVE || !(pl = place_find(s, p->id)))
 		return NULL;
-	pl = &s->places[p->id];
 	if (live)
 		return pl->feed.live ? pl : NULL;
 	return pl->in_pass && pl->feed.next_seq <= seq ? pl : NULL;
@@ -128,9 +129,37 @@ static struct place *place_in_pass(struct partition *p, struct subscription *s, 
 
 enum { TOUCHED_ON_STACK = 64 };
 
-static void dispatch_event(struct partition *p, struct batch *b, uint64_t seq,
-                           const struct event *ev, bool live)
+/* Some of a batch on its way to the feeds of a partition, as far as there is time. */
+struct pass {
+	struct partition *p;
+	struct batch *b;
+	bool live;          /* to those who are live; else to those who lag and are in it */
+	bool out;           /* of time: who did not get an event comes back for it */
+	unsigned offers;    /* since the last look at the clock */
+	uint64_t *began_us; /* see timeshare_go_on */
+};
+
+static void pass_count(struct pass *ps)
 {
+	if (++ps->offers < LOOK_EVERY)
+		return;
+	ps->offers = 0;
+	ps->out = !timeshare_go_on(ps->p->space->time, ps->began_us);
+}
+
+static void pass_offer(struct pass *ps, struct place *pl, uint64_t seq, const struct event *ev)
+{
+	if (!ps->out && place_offer(pl, seq, ev, ps->b, &pl->sub->match)) {
+		pass_count(ps);
+		return;
+	}
+	pl->in_pass = false;
+	place_lag(pl, seq, feed_full(&pl->feed));
+}
+
+static void dispatch_event(struct pass *ps, uint64_t seq, const struct event *ev)
+{
+	struct partition *p = ps->p;
 	struct place *on_stack[TOUCHED_ON_STACK];
 	struct place **touched = on_stack;
 	const struct trie_hit *hits;
@@ -143,7 +172,7 @@ static void dispatch_event(struct partition *p, struct batch *b, uint64_t seq,
 	for (size_t i = 0; i < n_hits; i++) {
 		struct subscription *s = hits[i].value;
 		const struct filter *f = &s->filters[hits[i].index];
-		struct place *pl = place_in_pass(p, s, seq, live);
+		struct place *pl = place_in_pass(p, s, seq, ps->live);
 
 		if (!pl || !filter_applies(f, s, p->id, seq, ev))
 			continue;
@@ -154,27 +183,25 @@ static void dispatch_event(struct partition *p, struct batch *b, uint64_t seq,
 		}
 		match_add(&s->match, f);
 	}
-	for (size_t i = 0; i < n; i++) {
-		struct place *pl = touched[i];
-
-		if (!place_offer(pl, seq, ev, b, &pl->sub->match)) {
-			pl->in_pass = false;
-			place_lag(pl, seq, feed_full(&pl->feed));
-		}
-	}
+	for (size_t i = 0; i < n; i++)
+		pass_offer(ps, touched[i], seq, ev);
+	pass_count(ps);
 	if (touched != on_stack)
 		free(touched);
 }
 
-static void dispatch_batch(struct partition *p, struct batch *b, uint64_t from, bool live)
+/* Returns where it came to: behind the batch, or there was no more time. */
+static uint64_t dispatch_batch(struct pass *ps, uint64_t from)
 {
-	uint64_t base = batch_base_seq(b);
+	uint64_t base = batch_base_seq(ps->b);
+	uint32_t i = from > base ? (uint32_t)(from - base) : 0;
 	struct event ev;
 
-	for (uint32_t i = from > base ? (uint32_t)(from - base) : 0; i < batch_count(b); i++) {
-		batch_event(b, i, &ev);
-		dispatch_event(p, b, base + i, &ev, live);
+	for (; i < batch_count(ps->b) && !ps->out; i++) {
+		batch_event(ps->b, i, &ev);
+		dispatch_event(ps, base + i, &ev);
 	}
+	return base + i;
 }
 
 /* ---- catch-up ---------------------------------------------------------------------------------
@@ -214,12 +241,25 @@ void place_resume(struct place *pl)
 	partition_schedule(pl->partition);
 }
 
+/* Where to read for a place that lags; 0 = nowhere. Beyond the head as far as we know it, it waits;
+ * but where others have stored more, the head comes first: the place was somebody else's, who knew
+ * more than those who rest here. */
+static uint64_t read_from(const struct partition *p, const struct place *pl)
+{
+	uint64_t from = pl->feed.next_seq;
+
+	if (!p->next_seq || from <= p->next_seq)
+		return from;
+	return p->hinted > p->next_seq ? p->next_seq : 0;
+}
+
 /* The lowest position of those that can go on; 0 = nobody. Whoever has arrived at the head is live;
  * whoever cannot go on rests, so that ten thousand of them cost nothing per event. */
 static uint64_t lowest_wanted(struct partition *p)
 {
 	struct place *pl;
 	struct place *next;
+	uint64_t from;
 	uint64_t low = 0;
 
 	for (pl = TAILQ_FIRST(&p->lagging); pl; pl = next) {
@@ -228,30 +268,36 @@ static uint64_t lowest_wanted(struct partition *p)
 			place_move(pl, false, true);
 			continue;
 		}
+		if (!backlog_known(p->space))
+			continue;
+		backlog_limit(pl);
 		if (p->next_seq && pl->feed.next_seq == p->next_seq && p->hinted <= p->next_seq) {
 			place_move(pl, true, false);
 			continue;
 		}
-		if (p->next_seq && pl->feed.next_seq > p->next_seq)
-			continue; /* a position that has not been written yet */
-		if (!low || pl->feed.next_seq < low)
-			low = pl->feed.next_seq;
+		from = read_from(p, pl);
+		if (from && (!low || from < low))
+			low = from;
 	}
 	return low;
 }
 
-static void dispatch_lagging(struct partition *p, struct batch *b, uint64_t from)
+static void dispatch_lagging(struct partition *p, struct batch *b, uint64_t from,
+                             uint64_t *began_us)
 {
+	struct pass ps = {.p = p, .b = b, .began_us = began_us};
 	uint64_t end = batch_base_seq(b) + batch_count(b);
 	struct place *pl;
 
 	TAILQ_FOREACH (pl, &p->lagging, link)
 		pl->in_pass = place_wants(pl) && pl->feed.next_seq < end;
-	dispatch_batch(p, b, from, false);
+	end = dispatch_batch(&ps, from);
 	TAILQ_FOREACH (pl, &p->lagging, link) {
 		if (!pl->in_pass)
 			continue;
 		pl->in_pass = false;
+		if (pl->feed.next_seq >= end)
+			continue;
 		pl->feed.next_seq = end;
 		committer_mark(p->space->dispatch, pl);
 	}
@@ -309,7 +355,7 @@ static void skip_one(struct place *pl, const void *arg)
  * behind the gap. */
 static void skip_gap(struct partition *p, uint64_t from, uint64_t to)
 {
-	struct gap gap = {p->id, from, to};
+	struct gap gap = {from, to};
 
 	log_warn("partition", "tenant=%u partition=%u gap_from=%" PRIu64 " gap_to=%" PRIu64,
 	         p->space->tenant_id, p->id, from, to - 1);
@@ -401,6 +447,7 @@ static void on_read(struct bus_read *req)
 		batch_unref(req->batches[i]);
 	free(req->batches);
 	free(r);
+	reads_done(d);
 	p->space->requests--;
 	if (p->freed) {
 		p->reading = false;
@@ -417,38 +464,37 @@ static void on_read(struct bus_read *req)
 	partition_schedule(p);
 }
 
-static void start_read(struct partition *p, uint64_t from)
+void partition_read(struct partition *p)
 {
 	struct dispatch *d = p->space->dispatch;
-	struct partition_read *r;
+	struct partition_read *r = xcalloc(1, sizeof *r);
 
-	if (p->reading || !d->up)
-		return;
-	r = xcalloc(1, sizeof *r);
 	r->p = p;
 	r->generation = d->bus->generation;
 	r->req.done = on_read;
 	r->req.tenant_id = p->space->tenant_id;
 	r->req.partition_id = p->id;
-	r->req.from_seq = from;
+	r->req.from_seq = p->read_from;
 	r->req.confirmed_seq = p->next_seq > p->confirmed ? p->next_seq : p->confirmed;
 	r->req.max_bytes = READ_BYTES;
-	p->reading = true;
 	p->outdated = false;
 	p->space->requests++;
 	d->stats.catch_up_reads++;
 	d->bus->ops->read(d->bus, &r->req);
 }
 
-static void catch_up(void *arg)
+static void start_read(struct partition *p, uint64_t from)
 {
-	struct partition *p = arg;
-
-	p->scheduled = false;
-	if (p->freed) {
-		freed_end(p);
+	if (p->reading || !p->space->dispatch->up)
 		return;
-	}
+	p->reading = true;
+	p->read_from = from;
+	reads_ask(p);
+}
+
+/* A few batches, as long as the tenant has time in this turn. */
+static void catch_up_on(struct partition *p, uint64_t *began_us)
+{
 	if (p->wanted && !partition_batch(p, p->wanted)) {
 		start_read(p, p->wanted);
 		return;
@@ -457,7 +503,7 @@ static void catch_up(void *arg)
 		uint64_t from = lowest_wanted(p);
 		struct batch *b;
 
-		if (!from)
+		if (!from || (i && !timeshare_go_on(p->space->time, began_us)))
 			break;
 		b = partition_batch(p, from);
 		if (!b) {
@@ -466,7 +512,7 @@ static void catch_up(void *arg)
 		}
 		/* a subscriber that is dispatched to may pump, fetch and drop cached batches */
 		batch_ref(b);
-		dispatch_lagging(p, b, from);
+		dispatch_lagging(p, b, from, began_us);
 		batch_unref(b);
 	}
 	if (p->wanted) {
@@ -475,6 +521,26 @@ static void catch_up(void *arg)
 	}
 	if (lowest_wanted(p))
 		partition_schedule(p);
+}
+
+static void catch_up(void *arg)
+{
+	struct partition *p = arg;
+	struct timeshare_account *time = p->space->time;
+	uint64_t began_us;
+
+	p->scheduled = false;
+	if (p->freed) {
+		freed_end(p);
+		return;
+	}
+	if (!timeshare_turn(time, &p->round)) {
+		partition_schedule(p);
+		return;
+	}
+	began_us = timeshare_begin(time);
+	catch_up_on(p, &began_us);
+	timeshare_end(time, began_us);
 }
 
 void partition_schedule(struct partition *p)
@@ -492,6 +558,17 @@ void partition_fetch(struct partition *p, uint64_t seq)
 	partition_schedule(p);
 }
 
+/* What there is no time for is read from the cache later, as by all who lag. */
+static void dispatch_live(struct partition *p, struct batch *b)
+{
+	struct timeshare_account *time = p->space->time;
+	uint64_t began_us = timeshare_begin(time);
+	struct pass ps = {.p = p, .b = b, .live = true, .began_us = &began_us};
+
+	p->next_seq = dispatch_batch(&ps, batch_base_seq(b));
+	timeshare_end(time, began_us);
+}
+
 /* ---- news --------------------------------------------------------------------------------------
  */
 
@@ -507,11 +584,11 @@ void partition_stored(struct partition *p, struct batch *b)
 		p->outdated = p->reading;
 	} else if (!p->next_seq) {
 		p->heard_seq = end; /* its readers begin with a read, which will find it */
-	} else if (base == p->next_seq) {
+	} else if (base == p->next_seq && timeshare_left(p->space->time)) {
 		cache_add(p, b);
-		dispatch_batch(p, b, base, true);
-		p->next_seq = end;
-	} else { /* others wrote before it, or a read has seen it already */
+		dispatch_live(p, b);
+		partition_advance(p, end);
+	} else { /* others wrote before it, a read has seen it already, or it is others' turn */
 		cache_add(p, b);
 		partition_advance(p, end);
 	}
@@ -548,10 +625,16 @@ void partition_suspend(struct partition *p)
 
 struct partition *space_partition(struct space *sp, uint32_t id)
 {
-	struct partition *p = sp->partitions[id];
+	struct partition *p = space_find_partition(sp, id);
 
 	if (p)
 		return p;
+	if (id >= sp->n_partitions) {
+		sp->partitions = xrealloc(sp->partitions, (id + 1) * sizeof(struct partition *));
+		memset(sp->partitions + sp->n_partitions, 0,
+		       (id + 1 - sp->n_partitions) * sizeof(struct partition *));
+		sp->n_partitions = id + 1;
+	}
 	p = xcalloc(1, sizeof *p);
 	p->space = sp;
 	p->id = id;
@@ -573,6 +656,7 @@ void partition_free(struct partition *p)
 {
 	cache_clear(p);
 	p->space->partitions[p->id] = NULL;
+	reads_forget(p);
 	if (p->pausing) {
 		dispatch_forget(p->space->dispatch, p);
 		p->reading = p->pausing = false;

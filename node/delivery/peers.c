@@ -1,7 +1,10 @@
 /* What other nodes say about shares, and whether they can be reached. */
 #include "node/delivery/delivery.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
+#include "node/delivery/queue.h"
+#include "node/mqtt/mqtt_reason.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +44,30 @@ struct peer_message share_message(const struct subscription *s, enum peer_type t
 	};
 }
 
+struct peer_message session_message(const struct session *s, uint64_t now_ms)
+{
+	return (struct peer_message){
+	        .type = PEER_OPENED,
+	        .tenant_id = s->space->tenant_id,
+	        .kind = BUS_SUB_SESSION,
+	        .name = slice(s->key, s->key_len),
+	        .age_ms = now_ms - s->opened_ms,
+	};
+}
+
+struct peer_delivery peer_delivery_of(const struct place *pl, uint64_t seq, uint64_t stamp)
+{
+	struct peer_delivery pd = {.seq = seq, .stamp = stamp, .attempt = 1};
+
+	if (queue_is_retry(pl)) {
+		pd.timer_id = seq;
+		pd.attempt = (uint32_t)stamp;
+	} else {
+		pd.partition_id = pl->partition->id;
+	}
+	return pd;
+}
+
 /* ---- up and down -------------------------------------------------------------------------------
  */
 
@@ -49,10 +76,52 @@ void dispatch_set_port(struct dispatch *d, const struct peer_port *port)
 	d->port = port;
 }
 
+struct live {
+	const struct bus_peer *peers;
+	size_t n;
+};
+
+static void on_live(struct subscription *s, const void *arg)
+{
+	const struct live *live = arg;
+
+	for (size_t i = 0; i < live->n; i++) {
+		if (away_is_from(s, &live->peers[i].session_id))
+			return;
+	}
+	if (s->state == SUBSCRIPTION_AWAY)
+		share_claim(s);
+}
+
+void dispatch_on_peers(struct dispatch *d, const struct bus_peer *peers, size_t n)
+{
+	share_each(d, on_live, &(struct live){peers, n});
+}
+
 static void on_up(struct subscription *s, const void *peer)
 {
 	if (away_is_from(s, peer))
 		away_attach(s);
+}
+
+/* Who is connected here may have been there meanwhile. */
+static void tell_sessions(struct dispatch *d, const struct id128 *peer)
+{
+	uint64_t now = clock_now_ms();
+	struct space *sp;
+	size_t at = 0;
+
+	while ((sp = map_next(&d->spaces, &at))) {
+		const struct session *s;
+		size_t session_at = 0;
+
+		while ((s = map_next(&sp->sessions, &session_at))) {
+			struct peer_message m = session_message(s, now);
+
+			if (s->conn_id && !s->opening)
+				peer_send(d, peer, &m);
+		}
+	}
 }
 
 void dispatch_on_peer_up(struct dispatch *d, const struct id128 *peer)
@@ -62,6 +131,7 @@ void dispatch_on_peer_up(struct dispatch *d, const struct id128 *peer)
 	d->peers = xrealloc(d->peers, (d->n_peers + 1) * sizeof *d->peers);
 	d->peers[d->n_peers++] = *peer;
 	share_each(d, on_up, peer);
+	tell_sessions(d, peer);
 }
 
 static void on_down(struct subscription *s, const void *peer)
@@ -116,7 +186,7 @@ static void on_owner(struct dispatch *d, const struct id128 *peer, const struct 
 	bool stale = s && s->state == SUBSCRIPTION_ACTIVE && s->epoch >= m->epoch;
 
 	if (!s || stale) {
-		away_tell_held(d, peer, m, NULL);
+		handover_tell(d, peer, m, NULL);
 		return;
 	}
 	if (s->state == SUBSCRIPTION_ACTIVE) {
@@ -151,6 +221,20 @@ static void on_held(struct dispatch *d, const struct id128 *peer, const struct p
 		remote_on_held(s, peer, m);
 }
 
+/* [MQTT-3.1.4-3] holds for the cluster: the client that came last stays. (Two that come in the same
+ * instant let each other go, and come again. Of a session that has a row its claim tells.) */
+static void on_opened(struct dispatch *d, const struct id128 *peer, const struct peer_message *m)
+{
+	struct space *sp = map_get(&d->spaces, &m->tenant_id, sizeof m->tenant_id);
+	struct session *s = sp ? map_get(&sp->sessions, m->name.p, m->name.n) : NULL;
+
+	(void)peer;
+	if (s && s->conn_id && !s->opening && !s->sub->durable &&
+	    clock_now_ms() - s->opened_ms >= m->age_ms)
+		session_kill(s, MQTT_REASON_SESSION_TAKEN_OVER,
+		             "another client connected with this client id");
+}
+
 void dispatch_on_peer_message(struct dispatch *d, const struct id128 *peer,
                               const struct peer_message *m)
 {
@@ -161,6 +245,7 @@ void dispatch_on_peer_message(struct dispatch *d, const struct id128 *peer,
 	        [PEER_ATTACHED] = away_on_message, [PEER_REFUSED] = away_on_message,
 	        [PEER_CREDIT] = remote_on_message, [PEER_DELIVER] = away_on_message,
 	        [PEER_SETTLE] = remote_on_message, [PEER_DETACH] = remote_on_message,
+	        [PEER_OPENED] = on_opened,
 	};
 
 	if (!peer_is_up(d, peer) || d->freeing)

@@ -196,6 +196,20 @@ static uint64_t key_of(const struct event *ev)
 	return hash_stable(event_ordering(ev).p, event_ordering(ev).n);
 }
 
+/* Ordered: it is over, or parked. */
+static void pass_turn(struct queue *q, struct place *pl, uint64_t seq)
+{
+	struct place *next;
+	uint64_t next_seq;
+	struct feed_entry *e;
+
+	if (!ordering_left(&q->ordering, pl, seq, &next, &next_seq))
+		return;
+	e = feed_find(&next->feed, next_seq);
+	if (e && e->state == FEED_BLOCKED)
+		feed_set(&next->feed, e, FEED_READY);
+}
+
 /* Ordered: false = not its turn. */
 static bool has_turn(struct queue *q, struct place *pl, struct feed_entry *e, struct batch *b,
                      const struct event *ev)
@@ -209,6 +223,7 @@ static bool has_turn(struct queue *q, struct place *pl, struct feed_entry *e, st
 		feed_set(&pl->feed, e, FEED_BLOCKED);
 		return false;
 	case ORDERING_PARK:
+		pass_turn(q, pl, e->seq); /* it was in flight, and came back */
 		failure_park(q, pl, e, b, key_of(ev));
 		return false;
 	}
@@ -250,19 +265,19 @@ void queue_pump(struct queue *q)
 	struct subscription *s = q->sub;
 	bool any = true;
 
-	if (s->pumping || s->state != SUBSCRIPTION_ACTIVE || !s->places || s->n_awaited)
+	if (s->pumping || s->state != SUBSCRIPTION_ACTIVE || !s->n_places || s->n_awaited)
 		return; /* until all nodes have told what they have in flight */
 	failure_fetch(q);
 	s->pumping = true;
 	while (any && q->loaded &&
 	       !s->yielding) { /* those that come back and those of each partition in turn */
 		any = pump_one(q, &q->retry);
-		for (uint32_t i = 0; i < s->space->n_partitions; i++)
-			any = pump_one(q, &s->places[i]) || any;
+		for (uint32_t i = 0; i < s->n_places; i++)
+			any = pump_one(q, s->places[i]) || any;
 	}
 	s->pumping = false;
-	for (uint32_t i = 0; i < s->space->n_partitions; i++)
-		place_resume(&s->places[i]);
+	for (uint32_t i = 0; i < s->n_places; i++)
+		place_resume(s->places[i]);
 	retry_look(q);
 }
 
@@ -277,16 +292,9 @@ void queue_recalled(struct queue *q, struct place *pl, uint64_t seq, const struc
 
 void queue_left(struct queue *q, struct place *pl, uint64_t seq)
 {
-	struct place *next;
-	uint64_t next_seq;
-	struct feed_entry *e;
-
 	breaker_returned(&q->breaker, pl, seq);
-	if (!q->policy.ordered || !ordering_left(&q->ordering, pl, seq, &next, &next_seq))
-		return;
-	e = feed_find(&next->feed, next_seq);
-	if (e && e->state == FEED_BLOCKED)
-		feed_set(&next->feed, e, FEED_READY);
+	if (q->policy.ordered)
+		pass_turn(q, pl, seq);
 }
 
 static void on_success(struct queue *q)
@@ -322,6 +330,9 @@ void queue_result(struct queue *q, struct place *pl, uint64_t seq, enum peer_res
 		place_return(pl, e);
 		return;
 	}
+	if (result == PEER_TIMEOUT) /* perhaps it was not there any more */
+		gaps_unheard(&pl->gaps, seq);
+	place_heard(pl, seq);
 	e->packet_id = 0;
 	e->holder = NULL;
 	if (q->sub->state == SUBSCRIPTION_ACTIVE)

@@ -48,6 +48,7 @@ struct failure {
 	uint64_t key;
 	char reason[BUS_REASON_MAX + 1];
 	struct batch *batch; /* journal: holds the event; NULL = it has to be fetched */
+	bool buried;         /* it is a dead letter now */
 };
 
 TAILQ_HEAD(failure_list, failure);
@@ -69,6 +70,7 @@ struct queue {
 	size_t n_done;
 	size_t cap_done;
 	struct settling *settling; /* the settlement under way */
+	uint64_t refusals;         /* of settlements, by the database, in a row */
 	bool armed;
 
 	/* retry.c */
@@ -125,7 +127,8 @@ uint32_t queue_attempt_of(const struct place *pl, const struct batch *b);
 struct subscription *queue_get(struct space *sp, const struct filter *f,
                                enum session_start_at start, uint64_t start_value,
                                const struct bus_policy *policy);
-void queue_fill_claim(const struct queue *q, struct bus_claim *claim, struct buf *filters);
+/* The filters of the one to be made (`create`), as its row keeps them. */
+void queue_encode(const struct queue *q, struct buf *filters);
 /* A session that has it among its filters becomes its consumer, if it may: NULL, or why not. */
 const char *queue_join(struct subscription *share, struct session *s, uint8_t *reason);
 void queue_opened(

@@ -52,9 +52,9 @@ static void set_workers(struct remote *r, uint32_t n)
 	if (!n)
 		r->credit = 0;
 	if (n && !old)
-		subscription_add_consumer(r->sub, &r->consumer);
+		rota_add(&r->sub->rota, &r->consumer);
 	else if (!n && old)
-		subscription_remove_consumer(r->sub, &r->consumer);
+		rota_remove(&r->sub->rota, &r->consumer);
 }
 
 void remote_detach(struct remote *r)
@@ -102,8 +102,8 @@ void remotes_release(struct subscription *s)
 
 	remotes_dismiss(s);
 	while ((r = LIST_FIRST(&s->remotes))) {
-		for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++)
-			feed_unhold_if(&s->places[i].feed, is_held_by, &r->consumer);
+		for (uint32_t i = 0; i < s->n_places; i++)
+			feed_unhold_if(&s->places[i]->feed, is_held_by, &r->consumer);
 		if (s->queue)
 			feed_unhold_if(&s->queue->retry.feed, is_held_by, &r->consumer);
 		LIST_REMOVE(r, link);
@@ -157,18 +157,21 @@ bool remote_deliver(struct place *pl, struct remote *r, uint64_t seq, struct bat
 	uint32_t i;
 	struct peer_delivery pd = name_it(pl, seq, b, &i);
 	struct batch *one = batch_count(b) > 1 ? batch_split(b, i, i + 1) : batch_ref(b);
+	struct gap gap;
 
 	m.attributes = batch_attributes(one);
 	m.body = batch_body(one);
 	m.n_deliveries = 1;
 	m.deliveries = &pd;
-	m.gap_from = pl->gap.from;
-	m.gap_to = pl->gap.to;
+	gap = gaps_tell(&pl->gaps, seq);
+	m.gap_from = gap.from;
+	m.gap_to = gap.to;
 	r->blocked = !peer_send(d, &r->peer, &m);
 	batch_unref(one);
-	if (r->blocked)
+	if (r->blocked) {
+		gaps_unheard(&pl->gaps, seq);
 		return false;
-	pl->gap.to = 0; /* told */
+	}
 	if (!e)
 		e = feed_push(&pl->feed, seq, FEED_READY);
 	e->packet_id = r->round;
@@ -191,22 +194,20 @@ static struct feed_entry *entry_of(struct place *pl, uint64_t seq)
 }
 
 /* The place, and the number there, that a peer names; NULL = there is none. */
-static struct place *place_of(const struct subscription *s, const struct peer_delivery *pd,
-                              uint64_t *seq)
+static struct place *place_named(const struct subscription *s, const struct peer_delivery *pd,
+                                 uint64_t *seq)
 {
 	*seq = pd->timer_id ? pd->timer_id : pd->seq;
 	if (pd->timer_id)
 		return s->queue ? &s->queue->retry : NULL;
-	if (!s->places || pd->partition_id >= s->space->n_partitions)
-		return NULL;
-	return &s->places[pd->partition_id];
+	return place_find(s, pd->partition_id);
 }
 
 static void settle_one(struct remote *r, const struct peer_delivery *pd)
 {
 	struct subscription *s = r->sub;
 	uint64_t seq;
-	struct place *pl = place_of(s, pd, &seq);
+	struct place *pl = place_named(s, pd, &seq);
 	struct feed_entry *e = pl ? entry_of(pl, seq) : NULL;
 
 	if (!e || e->holder != &r->consumer || e->stamp != pd->stamp)
@@ -233,7 +234,7 @@ static void on_settle(struct remote *r, const struct peer_message *m)
 static void adopt(struct remote *r, const struct peer_delivery *pd)
 {
 	uint64_t seq;
-	struct place *pl = place_of(r->sub, pd, &seq);
+	struct place *pl = place_named(r->sub, pd, &seq);
 	struct feed_entry *e;
 
 	if (!pl)
@@ -279,10 +280,10 @@ static void told_all(struct remote *r)
 {
 	struct subscription *s = r->sub;
 
-	for (uint32_t i = 0; s->places && i < s->space->n_partitions; i++) {
-		struct unnamed u = {&s->places[i], r->round};
+	for (uint32_t i = 0; i < s->n_places; i++) {
+		struct unnamed u = {s->places[i], r->round};
 
-		feed_each_held_by(&s->places[i].feed, &r->consumer, return_unnamed, &u);
+		feed_each_held_by(&s->places[i]->feed, &r->consumer, return_unnamed, &u);
 	}
 	if (s->queue)
 		feed_each_held_by(&s->queue->retry.feed, &r->consumer, return_unnamed,
@@ -299,7 +300,7 @@ void remote_on_held(struct subscription *s, const struct id128 *peer, const stru
 	r = remote_get(s, peer);
 	if (!r->telling)
 		remote_next_round(r);
-	if (s->places && (m->epoch == s->epoch || m->epoch + 1 == s->epoch)) {
+	if (s->n_places && m->epoch >= s->held_since && m->epoch <= s->epoch) {
 		for (size_t i = 0; i < m->n_deliveries; i++)
 			adopt(r, &m->deliveries[i]);
 	}

@@ -4,13 +4,16 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/order.h"
 
 #include <stdlib.h>
 
 enum {
 	PAUSE_AFTER_ERROR_MS = 100,
-	DONE_MAX = 1000,            /* rows done and not deleted yet: read no more of them */
-	ALARM_MAX_MS = 3600 * 1000, /* look again at the latest then */
+	DONE_MAX = 1000, /* rows done and not deleted yet: read no more of them */
+	/* What is due is due by the database's clock, which somebody may set while we wait by ours:
+	 * look again at the latest then. */
+	LOOK_MAX_MS = 15000,
 };
 
 /* ---- the keys of ordered rows ------------------------------------------------------------------
@@ -141,7 +144,7 @@ static bool is_void(void *arg, struct feed_entry *e)
 	if (e->state == FEED_READY && q->sub->away)
 		return false;
 	if (e->packet_id && e->holder->kind == CONSUMER_SESSION)
-		session_void_packet_id(session_of(e->holder), e->packet_id);
+		packet_ids_void(&session_of(e->holder)->ids, e->packet_id);
 	row_free(q, e->seq);
 	return true;
 }
@@ -185,14 +188,6 @@ struct retry_read {
 	uint64_t *known;
 };
 
-static int id_order(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a;
-	uint64_t y = *(const uint64_t *)b;
-
-	return (x > y) - (x < y);
-}
-
 /* The rows in memory, and those whose deletion is under way. */
 static uint64_t *known_rows(const struct queue *q, size_t *n)
 {
@@ -205,7 +200,7 @@ static uint64_t *known_rows(const struct queue *q, size_t *n)
 	for (size_t i = 0; i < q->n_done; i++)
 		ids[(*n)++] = q->done[i];
 	*n += failure_done_under_way(q, ids + *n);
-	qsort(ids, *n, sizeof *ids, id_order);
+	qsort(ids, *n, sizeof *ids, order_u64);
 	return ids;
 }
 
@@ -337,13 +332,13 @@ static void set_alarm(struct queue *q)
 		return;
 	q->alarm_ms = at > now ? at : now;
 	ms = q->alarm_ms - now;
-	dispatch_after(q->sub->space->dispatch, ms < ALARM_MAX_MS ? (uint32_t)ms : ALARM_MAX_MS,
+	dispatch_after(q->sub->space->dispatch, ms < LOOK_MAX_MS ? (uint32_t)ms : LOOK_MAX_MS,
 	               on_alarm, q);
 }
 
 void retry_expect(struct queue *q, uint64_t in_ms)
 {
-	uint64_t at = clock_now_ms() + in_ms;
+	uint64_t at = clock_now_ms() + (in_ms < LOOK_MAX_MS ? in_ms : LOOK_MAX_MS);
 
 	if (at < q->due_ms)
 		q->due_ms = at;

@@ -13,6 +13,7 @@
 #include "cluster/batch.h"
 #include "cluster/bus.h"
 #include "cluster/event.h"
+#include "node/delivery/gaps.h"
 #include "tenancy/tenant.h"
 
 #include <stdbool.h>
@@ -32,13 +33,6 @@ enum {
 /* ---- the connection's side ----------------------------------------------------------------------
  */
 
-/* Events that retention took before a subscription had read them, [from, to). */
-struct gap {
-	uint32_t partition_id;
-	uint64_t from;
-	uint64_t to;
-};
-
 /* One PUBLISH to send. Everything is borrowed for the call; keep `owner` with batch_ref() if the
  * payload is to be referenced instead of copied. */
 struct outgoing {
@@ -51,8 +45,9 @@ struct outgoing {
 	const uint32_t *subscription_ids;
 	size_t n_subscription_ids;
 	uint32_t expiry_s; /* remaining lifetime in seconds, rounded up; 0 = none */
-	struct gap gap;    /* before it, of its subscription; to 0 = none */
-	uint32_t attempt;  /* of a queue's event, from 1; 0 = it is not of a queue */
+	struct gap gap;    /* of its subscription, went undelivered before it; to 0 = none */
+	uint32_t gap_partition;
+	uint32_t attempt; /* of a queue's event, from 1; 0 = it is not of a queue */
 };
 
 /* What a session asks of the connection it is attached to. `conn` is the attach argument. */

@@ -4,14 +4,19 @@
  * events from there (away.c). */
 #include "node/delivery/delivery.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/delivery/queue.h"
+#include "node/mqtt/mqtt_reason.h"
 
 #include <stdlib.h>
 
 enum {
-	SHARE_PAUSE_MS = 100,
+	SHARE_PAUSE_MS = 100, /* between claims; doubled each time that it is refused, up to: */
+	PAUSED_PAUSE_MAX_MS = 500,   /* it is paused: a resumed one flows within a second */
+	REFUSED_PAUSE_MAX_MS = 5000, /* the database will not have it */
+	LIMITED_PAUSE_MS = 1000,
 	SHARE_LINK_GRACE_S = 60, /* kept for members whose node cannot be reached */
 	SETTLE_PAUSE_MS = 5,     /* the last member has gone: its last answers are being written */
 	SHARE_PREFIX = sizeof "$share/" - 1,
@@ -37,16 +42,23 @@ void share_flows(struct subscription *share)
 	subscription_unref(share);
 }
 
-/* ---- claiming: find out where it begins, then take or make the row -----------------------------
- */
+/* ---- claiming: take the row; only where there is none, find out where it begins, and make it ---
+ *
+ * A node that takes over claims thousands, and their rows are there. */
 
 struct share_claiming {
 	struct bus_claim claim;
 	struct subscription *share;
-	struct bus_cursor *starts;
-	struct buf filters;
 	uint64_t generation;
+	struct bus_cursor *starts; /* [n_starts], of the one to be made; NULL = it is only taken */
+	uint32_t n_starts;
+	struct buf filters;
 };
+
+static bool may_claim(const struct dispatch *d)
+{
+	return d->up && !d->draining && !d->leaving;
+}
 
 static void claim_again(void *arg)
 {
@@ -70,7 +82,8 @@ static void claiming_end(struct share_claiming *c, bool again)
 
 	if (again && share->state == SUBSCRIPTION_CLAIMING) {
 		share->state = share->away ? SUBSCRIPTION_AWAY : SUBSCRIPTION_UNCLAIMED;
-		share_claim_later(share, SHARE_PAUSE_MS);
+		share_claim_later(share,
+		                  share->claim_pause_ms ? share->claim_pause_ms : SHARE_PAUSE_MS);
 	}
 	buf_release(&c->filters);
 	free(c->starts);
@@ -98,80 +111,201 @@ static void claimed_unseen(struct subscription *share, uint64_t epoch)
 		share->epoch = epoch;
 }
 
+/* Whoever asks for it now does not get it; sessions that have it from before go on asking. */
+static void refuse_waiting(struct subscription *share, uint8_t reason, const char *text)
+{
+	struct op *op;
+
+	while ((op = TAILQ_FIRST(&share->waiting)))
+		op_refuse(op, reason, text);
+}
+
+static void claim_limited(struct subscription *share)
+{
+	share->state = SUBSCRIPTION_UNCLAIMED;
+	if (!TAILQ_EMPTY(&share->waiting))
+		space_full(share->space);
+	refuse_waiting(share, MQTT_REASON_QUOTA_EXCEEDED,
+	               "the tenant has as many subscriptions as it may have "
+	               "(max_subscriptions), and there is none of this name");
+	if (share->state != SUBSCRIPTION_DEAD)
+		share_claim_later(share, LIMITED_PAUSE_MS);
+}
+
+/* The pause before the next claim of one that cannot be had for now. */
+static void longer_pause(struct subscription *share, uint32_t max_ms)
+{
+	uint32_t ms = share->claim_pause_ms ? share->claim_pause_ms * 2 : SHARE_PAUSE_MS;
+
+	share->claim_pause_ms = ms < max_ms ? ms : max_ms;
+}
+
+/* It is an admin's to resume it. */
+static void claim_paused(struct subscription *share)
+{
+	longer_pause(share, PAUSED_PAUSE_MAX_MS);
+	refuse_waiting(share, MQTT_REASON_IMPLEMENTATION_ERROR,
+	               share->queue ? "this queue is paused: try again when it is resumed"
+	                            : "this shared subscription is paused: try again when it is "
+	                              "resumed");
+}
+
+/* Why should it be otherwise next time? But it may be. */
+static void claim_refused(struct subscription *share, const struct bus_claim *req)
+{
+	longer_pause(share, REFUSED_PAUSE_MAX_MS);
+	dispatch_claim_refused(share->space->dispatch, req);
+}
+
+/* It is ours, but nobody waits for it any more. */
+static void claim_stale(struct subscription *share, struct bus_claim *req)
+{
+	if (share->state == SUBSCRIPTION_DEAD)
+		closing_claimed(share->space->dispatch, req);
+	else if (req->epoch == share->held_epoch + 1)
+		claimed_unseen(share, req->epoch);
+}
+
+enum verdict {
+	CLAIM_TAKEN,
+	CLAIM_STALE,     /* taken, in a generation that is over, or after it went */
+	CLAIM_ELSEWHERE, /* another node has it, which is linked or may be */
+	CLAIM_PAUSED,
+	CLAIM_ABSENT,  /* it is not there, and was not to be made */
+	CLAIM_REFUSED, /* by the database */
+	CLAIM_AGAIN,
+};
+
+static enum verdict verdict_of(const struct share_claiming *c)
+{
+	const struct bus_claim *req = &c->claim;
+	const struct subscription *share = c->share;
+	const struct dispatch *d = share->space->dispatch;
+	bool current = share->state == SUBSCRIPTION_CLAIMING;
+
+	if (req->outcome == SQL_OK)
+		return current && c->generation == d->bus->generation ? CLAIM_TAKEN : CLAIM_STALE;
+	if (req->outcome == SQL_FATAL && current)
+		return req->absent ? CLAIM_ABSENT : CLAIM_REFUSED;
+	if (req->outcome == SQL_LOST && current && id128_is_zero(&req->holder.session_id))
+		return CLAIM_PAUSED;
+	if (req->outcome == SQL_LOST && current && d->port && req->holder.addr[0])
+		return CLAIM_ELSEWHERE;
+	return CLAIM_AGAIN;
+}
+
+static void claim_taken(struct subscription *share, const struct bus_claim *req)
+{
+	if (!share->queue)
+		filters_take_until(share, req->stored_filters);
+	subscription_claimed(share, req);
+}
+
+static void on_starts(void *arg, const struct positions *starts);
+
+static bool is_to_be_made(const struct subscription *share)
+{
+	return !share->queue || share->queue->create;
+}
+
+static void claim_absent(struct share_claiming *c)
+{
+	struct subscription *share = c->share;
+
+	if (is_to_be_made(share)) {
+		starts_find(share->space, share->start, share->start_value, on_starts, c);
+		return;
+	}
+	share->claim_pause_ms = 0;
+	share->state = SUBSCRIPTION_UNCLAIMED;
+	queue_absent(share);
+	claiming_end(c, false);
+}
+
 static void on_claim(struct bus_claim *req)
 {
 	struct share_claiming *c = req->arg;
 	struct subscription *share = c->share;
-	struct dispatch *d = share->space->dispatch;
-	bool absent = false;
-	bool taken = req->outcome == SQL_OK && c->generation == d->bus->generation &&
-	             share->state == SUBSCRIPTION_CLAIMING;
+	struct bus *bus = share->space->dispatch->bus;
+	enum verdict v = verdict_of(c);
 
-	if (taken && !share->queue)
-		filters_take_until(share, req->stored_filters);
-	if (taken)
-		subscription_claimed(share, req);
-	else if (req->outcome == SQL_FATAL && share->queue && !req->create &&
-	         share->state == SUBSCRIPTION_CLAIMING)
-		absent = true;
-	else if (req->outcome == SQL_OK && share->state == SUBSCRIPTION_DEAD)
-		closing_claimed(d, req);
-	else if (req->outcome == SQL_OK && req->epoch == share->held_epoch + 1)
-		claimed_unseen(share, req->epoch);
-	else if (req->outcome == SQL_LOST && share->state == SUBSCRIPTION_CLAIMING && d->port &&
-	         req->holder.addr[0])
+	if (req->create)
+		space_made(share->space, req);
+	if (v != CLAIM_PAUSED && v != CLAIM_REFUSED && v != CLAIM_ABSENT)
+		share->claim_pause_ms = 0;
+	if (v == CLAIM_TAKEN)
+		claim_taken(share, req);
+	else if (v == CLAIM_STALE)
+		claim_stale(share, req);
+	else if (v == CLAIM_ELSEWHERE)
 		away_to(share, &req->holder);
-	d->bus->ops->claim_release(d->bus, req);
-	if (taken) {
+	else if (v == CLAIM_PAUSED)
+		claim_paused(share);
+	else if (v == CLAIM_REFUSED)
+		claim_refused(share, req);
+	bus->ops->claim_release(bus, req);
+	if (v == CLAIM_ABSENT) {
+		claim_absent(c);
+		return;
+	}
+	if (v == CLAIM_TAKEN) {
 		subscription_wake(share);
 		share_flows(share);
 	}
-	if (absent) {
-		share->state = SUBSCRIPTION_UNCLAIMED;
-		queue_absent(share);
-	}
-	claiming_end(c, !taken && !absent);
+	claiming_end(c, v != CLAIM_TAKEN);
 }
 
-static void on_starts(void *arg, const uint64_t *starts)
+static void claim_send(struct share_claiming *c)
+{
+	struct subscription *share = c->share;
+	struct bus *bus = share->space->dispatch->bus;
+
+	c->generation = bus->generation;
+	c->claim = (struct bus_claim){
+	        .done = on_claim,
+	        .arg = c,
+	        .tenant_id = share->space->tenant_id,
+	        .kind = share->kind,
+	        .name = slice_str(share->name),
+	        .create = c->starts != NULL,
+	        .expiry_s = share->expiry_s,
+	        .filters = buf_slice(&c->filters),
+	        .n_starts = c->n_starts,
+	        .starts = c->starts,
+	};
+	if (share->queue)
+		c->claim.policy = share->queue->policy;
+	bus->ops->claim(bus, &c->claim);
+}
+
+static void on_starts(void *arg, const struct positions *starts)
 {
 	struct share_claiming *c = arg;
 	struct subscription *share = c->share;
-	struct dispatch *d = share->space->dispatch;
-	uint32_t n = share->space->n_partitions;
+	bool go_on = starts && share->state == SUBSCRIPTION_CLAIMING &&
+	             may_claim(share->space->dispatch) && is_to_be_made(share);
+	enum dispatch_room room = go_on ? space_may_make(share->space) : DISPATCH_ROOM_LATER;
 
-	if (!starts || share->state != SUBSCRIPTION_CLAIMING) {
-		claiming_end(c, true);
+	if (room != DISPATCH_ROOM) {
+		if (room == DISPATCH_FULL)
+			claim_limited(share);
+		claiming_end(c, room != DISPATCH_FULL);
 		return;
 	}
-	c->starts = xcalloc(n, sizeof *c->starts);
-	for (uint32_t i = 0; i < n; i++)
-		c->starts[i] =
-		        (struct bus_cursor){.partition_id = i, .acked_through = starts[i] - 1};
-	if (!share->queue)
-		filters_encode(share, &c->filters);
-	c->generation = d->bus->generation;
-	c->claim.done = on_claim;
-	c->claim.arg = c;
-	c->claim.tenant_id = share->space->tenant_id;
-	c->claim.kind = share->kind;
-	c->claim.name = slice_str(share->name);
-	c->claim.create = true;
-	c->claim.expiry_s = share->expiry_s;
-	c->claim.filters = buf_slice(&c->filters);
-	c->claim.n_starts = n;
-	c->claim.starts = c->starts;
+	c->starts = starts_cursors(starts);
+	c->n_starts = starts->layout.n;
 	if (share->queue)
-		queue_fill_claim(share->queue, &c->claim, &c->filters);
-	d->bus->ops->claim(d->bus, &c->claim);
+		queue_encode(share->queue, &c->filters);
+	else
+		filters_encode(share, &c->filters);
+	claim_send(c);
 }
 
 void share_claim(struct subscription *share)
 {
-	const struct dispatch *d = share->space->dispatch;
 	struct share_claiming *c;
 
-	if (d->draining || d->leaving || !d->up)
+	if (!may_claim(share->space->dispatch))
 		return; /* when the bus is up again it is asked to */
 	if (share->state != SUBSCRIPTION_UNCLAIMED &&
 	    !(share->state == SUBSCRIPTION_AWAY && away_may_claim(share)))
@@ -180,7 +314,7 @@ void share_claim(struct subscription *share)
 	c->share = share;
 	share->state = SUBSCRIPTION_CLAIMING;
 	share->requests++;
-	starts_find(share->space, share->start, share->start_value, on_starts, c);
+	claim_send(c);
 }
 
 /* ---- members -----------------------------------------------------------------------------------
@@ -200,7 +334,7 @@ struct subscription *share_get(struct space *sp, const struct filter *f, uint32_
 		share->start_value = start_value;
 		own = filter_add(share, f->match);
 		own->qos = 1; /* each member's own options decide */
-		filter_set_until(share, own, f->until);
+		filter_set_until(own, f->until);
 		filter_plant(share, own);
 		map_put(&sp->shares, share->name, strlen(share->name), share);
 	}
@@ -227,8 +361,8 @@ static bool is_settled(const struct subscription *share)
 
 	if (d->freeing || !d->up || d->released || share->state != SUBSCRIPTION_ACTIVE)
 		return true;
-	for (uint32_t i = 0; share->places && i < share->space->n_partitions; i++) {
-		if (share->places[i].feed.dirty || share->places[i].feed.committing)
+	for (uint32_t i = 0; i < share->n_places; i++) {
+		if (share->places[i]->feed.dirty || share->places[i]->feed.committing)
 			return false;
 	}
 	return !share->queue || queue_settled(share->queue) || !share->queue->loaded;
@@ -236,7 +370,7 @@ static bool is_settled(const struct subscription *share)
 
 void share_leave(struct subscription *share, struct session *s)
 {
-	session_void_subscription(s, share);
+	packet_ids_void_of(&s->ids, share);
 	subscription_park(share, &s->consumer);
 	if (--share->members)
 		return;

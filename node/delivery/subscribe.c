@@ -2,10 +2,12 @@
  * so that events match from that moment, then in the session's row; only then comes the answer. */
 #include "node/delivery/delivery.h"
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "node/delivery/queue.h"
 #include "node/mqtt/mqtt_reason.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -46,6 +48,7 @@ static void op_free(struct op *op)
 	for (size_t i = 0; i < op->n; i++)
 		free((char *)op->filters[i].filter.p);
 	free(op->filters);
+	free(op->starts);
 	free(op->cursors);
 	free(op->until);
 	buf_release(&op->json);
@@ -93,22 +96,20 @@ static void op_retry(struct op *op)
 /* ---- stages ------------------------------------------------------------------------------------
  */
 
-static void on_until(void *arg, const uint64_t *seqs)
+static void on_until(void *arg, const struct positions *until)
 {
 	struct op *op = arg;
-	size_t bytes = op->session->space->n_partitions * sizeof *seqs;
 
 	op->busy = false;
 	if (op->session->dead) {
 		op_free(op);
 		return;
 	}
-	if (!seqs) {
+	if (!until) {
 		op_retry(op);
 		return;
 	}
-	op->until = xmalloc(bytes);
-	memcpy(op->until, seqs, bytes);
+	op->until = positions_copy(until);
 	op->stage = OP_STARTS;
 	op_step(op);
 }
@@ -125,10 +126,9 @@ static bool stage_until(struct op *op)
 	return true;
 }
 
-static void on_starts(void *arg, const uint64_t *starts)
+static void on_starts(void *arg, const struct positions *starts)
 {
 	struct op *op = arg;
-	uint32_t n = op->session->space->n_partitions;
 
 	op->busy = false;
 	if (op->session->dead) {
@@ -139,10 +139,8 @@ static void on_starts(void *arg, const uint64_t *starts)
 		op_retry(op);
 		return;
 	}
-	op->cursors = xcalloc(n, sizeof *op->cursors);
-	for (uint32_t i = 0; i < n; i++)
-		op->cursors[i] =
-		        (struct bus_cursor){.partition_id = i, .acked_through = starts[i] - 1};
+	op->starts = positions_copy(starts);
+	op->cursors = starts_cursors(starts);
 	op->stage = OP_APPLY;
 	op_step(op);
 }
@@ -164,21 +162,11 @@ static bool stage_starts(struct op *op)
 		op->stage = OP_APPLY;
 		return false;
 	}
-	op->begins = !s->sub->places;
+	op->begins = !s->sub->n_places;
 	op->busy = true;
 	starts_find(s->space, op->begins ? op->start : SESSION_START_NEW, op->start_value,
 	            on_starts, op);
 	return true;
-}
-
-static uint64_t *since_of(const struct op *op)
-{
-	uint32_t n = op->session->space->n_partitions;
-	uint64_t *since = xcalloc(n, sizeof *since);
-
-	for (uint32_t i = 0; i < n; i++)
-		since[i] = op->cursors[i].acked_through + 1;
-	return since;
 }
 
 static void set_options(struct filter *f, const struct session_filter *want)
@@ -190,15 +178,37 @@ static void set_options(struct filter *f, const struct session_filter *want)
 	f->subscription_id = want->subscription_id;
 }
 
+static size_t most_filters(const struct session *s)
+{
+	uint32_t max = s->space->tenant->limits.max_filters;
+
+	return max && max < SESSION_FILTERS_MAX ? max : SESSION_FILTERS_MAX;
+}
+
+static void refuse_filter(struct op *op, struct session_filter *want)
+{
+	const struct session *s = op->session;
+	struct dispatch *d = s->space->dispatch;
+	char text[80];
+
+	want->reason = MQTT_REASON_QUOTA_EXCEEDED;
+	snprintf(text, sizeof text, "too many filters: a session of this tenant may have %zu",
+	         most_filters(s));
+	free(op->own_text);
+	op->text = op->own_text = xstrdup(text);
+	if (d->settings.on_limit)
+		d->settings.on_limit(d->settings.arg, s->space->tenant, DISPATCH_LIMIT_FILTERS,
+		                     most_filters(s), 1);
+}
+
 static void apply_one(struct op *op, struct session_filter *want)
 {
 	struct session *s = op->session;
 	struct filter *f = filter_find(s->sub, want->filter);
 	bool fresh = !f;
 
-	if (fresh && filter_count(s->sub) >= SESSION_FILTERS_MAX) {
-		want->reason = MQTT_REASON_QUOTA_EXCEEDED;
-		op->text = "too many filters: a session may have 100";
+	if (fresh && filter_count(s->sub) >= most_filters(s)) {
+		refuse_filter(op, want);
 		return;
 	}
 	if (fresh)
@@ -208,20 +218,20 @@ static void apply_one(struct op *op, struct session_filter *want)
 	if (!fresh)
 		return;
 	if (op->begins || filter_is_share(want->filter))
-		filter_set_until(s->sub, f, op->until);
+		filter_set_until(f, op->until);
 	if (filter_is_queue(want->filter)) { /* a consumer when it is known whether it may be */
 		f->share = queue_get(s->space, f, op->start, op->start_value, &op->policy);
 		return;
 	}
 	if (!filter_is_share(want->filter)) {
 		if (!op->begins)
-			f->since = since_of(op);
+			f->since = positions_copy(op->starts);
 		filter_plant(s->sub, f);
 		return;
 	}
 	f->share = share_get(s->space, f, s->expiry_s, op->start, op->start_value);
 	if (session_consumes(s)) {
-		subscription_add_consumer(f->share, &s->consumer);
+		rota_add(&f->share->rota, &s->consumer);
 		subscription_wake(f->share);
 	}
 }
@@ -229,10 +239,8 @@ static void apply_one(struct op *op, struct session_filter *want)
 static void begin_places(const struct op *op)
 {
 	struct session *s = op->session;
-	uint64_t *starts = since_of(op);
 
-	subscription_begin(s->sub, starts);
-	free(starts);
+	subscription_begin(s->sub, op->starts);
 	subscription_wake(s->sub);
 }
 
@@ -288,21 +296,32 @@ void op_refuse(struct op *op, uint8_t reason, const char *text)
 	op_step(op);
 }
 
-/* Another node goes on serving the share and cannot be reached from here. */
+/* It is nobody's here, and has not been had elsewhere for as long. */
+static const char *why_not_joined(const struct subscription *share)
+{
+	if (!share->space->dispatch->up)
+		return "the database does not answer: try again later";
+	return share->queue ? "another node serves this queue and cannot be reached from this one: "
+	                      "connect there, or try again later"
+	                    : "another node serves this shared subscription and cannot be reached "
+	                      "from this one: connect there, or try again later";
+}
+
 static void join_gave_up(void *arg)
 {
 	struct op *op = arg;
+	const struct subscription *share = op->waiting;
 	struct session_filter *want = &op->filters[op->joined - 1];
 
-	if (!op->waiting)
+	if (!share)
 		return;
+	op->text = why_not_joined(share);
+	log_warn("subscribe", "tenant=%u name=%s consumer refused why=%s", share->space->tenant_id,
+	         log_quote_str(share->name), log_quote_str(op->text));
 	TAILQ_REMOVE(&op->waiting->waiting, op, waits_link);
 	op->waiting = NULL;
 	remove_one(op->session, want);
 	want->reason = MQTT_REASON_IMPLEMENTATION_ERROR;
-	op->text =
-	        "another node serves this shared subscription and cannot be reached from this one: "
-	        "connect there, or try again later";
 	op_step(op);
 }
 
@@ -373,6 +392,14 @@ static void on_persisted(struct bus_change *req)
 	subscription_lost(s->sub);
 }
 
+/* Not those of a layout that it has left since, in a claim between two attempts. */
+static bool lacks_cursors(const struct op *op)
+{
+	const struct subscription *sub = op->session->sub;
+
+	return op->begins && op->cursors && sub->n_places && !sub->places[0]->has_row;
+}
+
 static bool stage_persist(struct op *op)
 {
 	struct session *s = op->session;
@@ -397,7 +424,7 @@ static bool stage_persist(struct op *op)
 	        .epoch = s->sub->epoch,
 	        .expiry_s = s->expiry_s,
 	        .filters = buf_slice(&op->json),
-	        .n_starts = op->begins && op->cursors ? s->space->n_partitions : 0,
+	        .n_starts = lacks_cursors(op) ? op->starts->layout.n : 0,
 	        .starts = op->cursors,
 	};
 	op->busy = true;

@@ -17,6 +17,8 @@ struct retention;
 struct retention_settings {
 	uint32_t retention_s;      /* 0 = for ever */
 	uint64_t max_stored_bytes; /* 0 = no limit */
+	uint32_t aside_s;          /* what was set aside of the inbox; 0 = for ever */
+	uint32_t max_aside;        /* rows of one tenant; 0 = any number */
 };
 
 struct retention_stats {
@@ -24,6 +26,8 @@ struct retention_stats {
 	uint64_t removed;   /* batches, by this node */
 	uint64_t overtaken; /* cursors that it overtook */
 	uint64_t expired;   /* subscriptions */
+	uint64_t asides;    /* rows that were set aside, removed */
+	uint64_t failed;    /* transactions that did not work out */
 };
 
 struct retention *retention_new(struct loop *loop, struct bus *bus,

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "node/leader/trouble.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -20,13 +21,18 @@ struct role {
 	bool again;          /* claim when it is back */
 	bool closing;        /* released for good */
 	uint64_t generation; /* the request was made in */
+	struct trouble trouble;
 	struct bus_role_claim req;
 };
 
 static const char *role_name(const struct role *r)
 {
 	static const char *const names[] = {
-	        [BUS_ROLE_TIMERS] = "timers", [BUS_ROLE_RETENTION] = "retention"};
+	        [BUS_ROLE_TIMERS] = "timers",
+	        [BUS_ROLE_RETENTION] = "retention",
+	        [BUS_ROLE_INBOX] = "inbox",
+	        [BUS_ROLE_ISSUERS] = "issuers",
+	};
 
 	return names[r->which];
 }
@@ -58,14 +64,12 @@ static void on_asked(struct bus_role_claim *req)
 	bool current = r->bus->state == BUS_UP && r->generation == r->bus->generation;
 
 	r->busy = false;
+	trouble_note(&r->trouble, req->outcome, role_name(r));
 	if (!req->release && current && !r->closing) {
 		if (req->outcome == SQL_OK)
 			take(r);
 		else if (req->outcome == SQL_LOST)
 			note_holder(r);
-		else if (req->outcome == SQL_FATAL)
-			log_error("role", "role=%s not claimed: the database refuses it",
-			          role_name(r));
 	}
 	if (r->again || (r->closing && !req->release && req->outcome == SQL_OK))
 		ask(r);
@@ -74,11 +78,12 @@ static void on_asked(struct bus_role_claim *req)
 /* Claim it, or give it up when closing. */
 static void ask(struct role *r)
 {
-	uint64_t epoch = r->epoch ? r->epoch : r->req.epoch;
+	uint64_t epoch;
 
 	r->again = r->busy;
 	if (r->busy || r->bus->state != BUS_UP)
 		return;
+	epoch = r->epoch ? r->epoch : r->req.epoch; /* not while the request is a worker's */
 	r->busy = true;
 	r->generation = r->bus->generation;
 	r->req = (struct bus_role_claim){.done = on_asked,
@@ -149,6 +154,11 @@ uint64_t role_epoch(const struct role *r)
 	return r->epoch;
 }
 
+uint64_t role_failed(const struct role *r)
+{
+	return r->trouble.total;
+}
+
 const struct id128 *role_holder(const struct role *r)
 {
 	return &r->holder;
@@ -163,6 +173,7 @@ struct role *role_new(struct loop *loop, struct bus *bus, enum bus_role which,
 	r->bus = bus;
 	r->which = which;
 	r->events = *events;
+	r->trouble = (struct trouble){.module = "role", .what = "a role is not claimed"};
 	r->timer = loop_every(loop, CLAIM_EVERY_MS, on_tick, r);
 	if (bus->state == BUS_UP)
 		ask(r);

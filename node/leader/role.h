@@ -25,7 +25,8 @@ struct role *role_new(struct loop *loop, struct bus *bus, enum bus_role which,
                       const struct role_events *events);
 void role_free(struct role *r); /* after the bus has answered every request; NULL does nothing */
 
-uint64_t role_epoch(const struct role *r); /* 0 = not held */
+uint64_t role_epoch(const struct role *r);  /* 0 = not held */
+uint64_t role_failed(const struct role *r); /* claims that did not work out, ever */
 /* The other node that was last found to hold it; zero = unknown, or it is ours. */
 const struct id128 *role_holder(const struct role *r);
 

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/leader/role.h"
+#include "node/leader/trouble.h"
 
 #include <stdlib.h>
 
@@ -11,7 +12,7 @@ enum {
 	FIRE_LIMIT = 1000,     /* events per transaction */
 	LOOK_EVERY_MS = 1000,  /* whatever was said about the next */
 	PAUSE_MS = 20,         /* after RETRY */
-	PAUSE_FATAL_MS = 1000, /* the database refuses it: say so once a second */
+	PAUSE_FATAL_MS = 1000, /* the database refuses it */
 	/* What is due sooner than this when it is stored may be due before what was moved last, and
 	 * the next look must not begin there. */
 	EARLY_MS = 1000,
@@ -28,17 +29,10 @@ struct timers {
 	bool early;        /* the next look is to begin at the beginning */
 	uint64_t fired_ms; /* when `req` was made */
 	struct timers_stats stats;
+	struct trouble trouble;
+	uint32_t *over; /* of `req` */
 	struct bus_fire req;
 };
-
-static const uint64_t late_bounds_ms[TIMERS_LATE_BUCKETS] = {
-        5, 10, 25, 50, 100, 250, 500, 1000, 10000, UINT64_MAX,
-};
-
-uint64_t timers_late_bound_ms(unsigned bucket)
-{
-	return late_bounds_ms[bucket];
-}
 
 /* ---- when --------------------------------------------------------------------------------------
  */
@@ -62,17 +56,6 @@ static void wake_in(struct timers *t, uint64_t ms)
 /* ---- moving ------------------------------------------------------------------------------------
  */
 
-static void count_late(struct timers *t, uint64_t late_ms)
-{
-	unsigned i = 0;
-
-	while (late_ms > late_bounds_ms[i])
-		i++;
-	t->stats.late[i]++;
-	t->stats.late_sum_ms += late_ms;
-	t->stats.fired++;
-}
-
 static void take_moved(struct timers *t)
 {
 	struct bus_fire *req = &t->req;
@@ -85,10 +68,15 @@ static void take_moved(struct timers *t)
 		t->events.on_stored(t->events.arg, req->batches[i]);
 		batch_unref(req->batches[i]);
 	}
+	for (size_t i = 0; i < req->n_ticked && t->events.on_ticked; i++)
+		t->events.on_ticked(t->events.arg, &req->ticked[i]);
 	for (size_t i = 0; i < req->n_late; i++)
-		count_late(t, req->late_ms[i] + took_ms);
+		lateness_add(&t->stats.late, req->late_ms[i] + took_ms);
+	t->stats.fired += req->n_late;
+	t->stats.refused += req->refused;
 	free(req->batches);
 	free(req->late_ms);
+	free(req->ticked);
 }
 
 static void on_fired(struct bus_fire *req)
@@ -96,6 +84,9 @@ static void on_fired(struct bus_fire *req)
 	struct timers *t = req->arg;
 
 	t->busy = false;
+	free(t->over);
+	t->over = NULL;
+	trouble_note(&t->trouble, req->outcome, req->error);
 	switch (req->outcome) {
 	case SQL_OK:
 		take_moved(t);
@@ -131,7 +122,11 @@ static void on_timer(void *arg)
 	                           .arg = t,
 	                           .epoch = role_epoch(t->role),
 	                           .limit = FIRE_LIMIT,
-	                           .early = t->early};
+	                           .early = t->early,
+	                           .max_event_bytes = t->events.max_event_bytes};
+	if (t->events.over)
+		t->req.n_over = t->events.over(t->events.arg, &t->over);
+	t->req.over = t->over;
 	t->early = false;
 	t->bus->ops->fire(t->bus, &t->req);
 }
@@ -153,6 +148,7 @@ static void on_lost(void *arg)
 {
 	struct timers *t = arg;
 
+	trouble_note(&t->trouble, SQL_LOST, ""); /* another's, from now on */
 	loop_timer_stop(t->timer);
 }
 
@@ -191,6 +187,7 @@ void timers_stop(struct timers *t)
 void timers_get_stats(const struct timers *t, struct timers_stats *out)
 {
 	*out = t->stats;
+	out->failed = t->trouble.total + role_failed(t->role);
 	out->leading = role_epoch(t->role) != 0;
 }
 
@@ -203,6 +200,7 @@ struct timers *timers_new(struct loop *loop, struct bus *bus, const struct timer
 	t->bus = bus;
 	t->events = *events;
 	t->wake_ms = UINT64_MAX;
+	t->trouble = (struct trouble){.module = "timers", .what = "what is due is not moved"};
 	t->timer = loop_after(loop, LOOK_EVERY_MS, on_timer, t);
 	t->role = role_new(loop, bus, BUS_ROLE_TIMERS, &role);
 	return t;

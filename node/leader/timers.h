@@ -7,13 +7,12 @@
 
 #include "cluster/batch.h"
 #include "cluster/bus.h"
+#include "node/leader/lateness.h"
 #include "node/net/loop.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-enum { TIMERS_LATE_BUCKETS = 10 };
 
 struct timers_events {
 	/* As the appender's: one transaction's batches, then each of them. Borrowed. */
@@ -23,14 +22,20 @@ struct timers_events {
 	/* Another node leads (zero = which one is unknown) and is to know of something that is due
 	 * soon. */
 	void (*tell)(void *arg, const struct id128 *leader, uint64_t due_in_ms);
+	/* Tenants whose ticks are to be left out now: how many, and an array to free(); and what
+	 * became of a tenant's. NULL = none, nobody cares. */
+	size_t (*over)(void *arg, uint32_t **tenants);
+	void (*on_ticked)(void *arg, const struct bus_ticked *of);
+	uint32_t max_event_bytes; /* of ticks, for tenants without a limit; 0 = none */
 	void *arg;
 };
 
 struct timers_stats {
 	bool leading;
-	uint64_t fired;                     /* events moved by this node */
-	uint64_t late[TIMERS_LATE_BUCKETS]; /* of these: see timers_late_bound_ms() */
-	uint64_t late_sum_ms;
+	uint64_t fired;       /* events moved by this node */
+	struct lateness late; /* of these, after they were due */
+	uint64_t refused;     /* events and schedules set aside by it: see audit */
+	uint64_t failed;      /* transactions that did not work out */
 };
 
 struct timers;
@@ -47,6 +52,5 @@ void timers_hinted(struct timers *t, uint64_t due_in_ms);
 void timers_stop(struct timers *t); /* shutdown: lead no more */
 
 void timers_get_stats(const struct timers *t, struct timers_stats *out);
-uint64_t timers_late_bound_ms(unsigned bucket); /* upper bound; UINT64_MAX for the last */
 
 #endif

@@ -1,5 +1,6 @@
 #include "node/mqtt/mqtt.h"
 
+#include "base/bug.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -15,6 +16,8 @@ enum {
 	DEFAULT_MAX_PACKET = 1 << 20,
 	DEFAULT_SESSION_EXPIRY_S = 7 * 24 * 3600,
 	DEFAULT_KEEP_ALIVE_S = 3600,
+	DEFAULT_OPENING_MS = 10 * 1000, /* longer than the database takes to fail over */
+	YIELD_EVERY = 32,               /* packets: is it still its turn? */
 };
 
 /* ---- packets: what the server does with each type from a client ------------------------------ */
@@ -61,10 +64,11 @@ static void on_disconnect(struct mqtt_client *c, const struct mqtt_packet *p)
 	mqtt_client_end(c, expiry_s, "disconnect");
 }
 
-/* Types that are missing come from servers only: the codec has refused them. */
+/* Types that are missing come from servers only, which the codec has refused; PUBLISH has its own
+ * way.
+ */
 static packet_fn *const handlers[] = {
         [MQTT_CONNECT] = on_second_connect,
-        [MQTT_PUBLISH] = mqtt_on_publish,
         [MQTT_PUBACK] = mqtt_on_puback,
         [MQTT_PUBREC] = on_qos2,
         [MQTT_PUBREL] = on_qos2,
@@ -76,7 +80,8 @@ static packet_fn *const handlers[] = {
         [MQTT_AUTH] = mqtt_on_auth,
 };
 
-static void handle(struct mqtt_client *c, const struct mqtt_packet *p)
+/* False: not now. behind: bytes that came after it. */
+static bool handle(struct mqtt_client *c, const struct mqtt_packet *p, size_t behind)
 {
 	packet_fn *fn = p->type < sizeof handlers / sizeof handlers[0] ? handlers[p->type] : NULL;
 
@@ -86,13 +91,16 @@ static void handle(struct mqtt_client *c, const struct mqtt_packet *p)
 		else
 			mqtt_client_fail(c, MQTT_REASON_PROTOCOL_ERROR, "%s before CONNECT",
 			                 mqtt_type_name(p->type));
-		return;
+		return true;
 	}
+	if (p->type == MQTT_PUBLISH)
+		return mqtt_on_publish(c, p, behind);
 	if (fn)
 		fn(c, p);
 	else
 		mqtt_client_fail(c, MQTT_REASON_PROTOCOL_ERROR, "%s is not for servers",
 		                 mqtt_type_name(p->type));
+	return true;
 }
 
 static void on_bad(struct mqtt_client *c, const struct mqtt_bad *bad)
@@ -120,10 +128,12 @@ static size_t on_data(struct conn *conn, void *arg, const char *p, size_t n)
 	struct mqtt_packet packet;
 	struct mqtt_bad bad;
 	size_t done = 0;
+	unsigned packets = 0;
+	bool yields = false;
 
 	c->heard_ms = clock_now_ms();
 	c->read_us = clock_us();
-	while (done < n && c->state != MQTT_CLOSING && !reading_paused(c)) {
+	while (done < n && c->state != MQTT_CLOSING && !reading_paused(c) && !yields) {
 		side.version = c->version;
 		side.max_packet =
 		        c->state == MQTT_AWAIT_CONNECT ? MQTT_CONNECT_MAX : c->mqtt->set.max_packet;
@@ -139,14 +149,39 @@ static size_t on_data(struct conn *conn, void *arg, const char *p, size_t n)
 				conn_pause_read(conn, CONN_PAUSE_USER);
 				return done;
 			}
-			handle(c, &packet);
+			if (!handle(c, &packet, n - done - packet.size))
+				return done;
 			done += packet.size;
+			yields = ++packets % YIELD_EVERY == 0 && conn_yield(conn);
 		}
 	}
 	/* A client that sends without reading its answers: stop reading until it does. */
 	if (conn_above_high(conn))
 		conn_pause_read(conn, CONN_PAUSE_OUTPUT);
 	return c->state == MQTT_CLOSING ? n : done;
+}
+
+/* It has gone while we did not read. What it published, and what it answered, is taken in yet; the
+ * rest was for an answer that it does not wait for. */
+static bool on_left(struct conn *conn, void *arg, const char *p, size_t n)
+{
+	struct mqtt_client *c = arg;
+	struct mqtt_side side = {.version = c->version, .max_packet = c->mqtt->set.max_packet};
+	struct mqtt_packet packet;
+	struct mqtt_bad bad;
+
+	(void)conn;
+	for (size_t done = 0; done < n; done += packet.size) {
+		if (mqtt_decode(&side, p + done, n - done, &packet, &bad) != MQTT_PACKET)
+			return true;
+		if (packet.type == MQTT_PUBLISH || packet.type == MQTT_PUBACK)
+			return false;
+		if (packet.type == MQTT_DISCONNECT && c->state == MQTT_CONNECTED) {
+			on_disconnect(c, &packet); /* its will is not wanted */
+			return true;
+		}
+	}
+	return true;
 }
 
 static void on_lowat(struct conn *conn, void *arg)
@@ -183,10 +218,18 @@ static void on_timeout(struct conn *conn, void *arg, int kind)
 		                 MQTT_CONNECT_MS / 1000);
 		return;
 	}
+	if (c->state == MQTT_OPENING) {
+		mqtt_client_fail(c, MQTT_REASON_SERVER_UNAVAILABLE,
+		                 "the database has not answered within %u s: connect again, to "
+		                 "another node if there is one",
+		                 c->mqtt->set.opening_ms / 1000);
+		return;
+	}
 	if (c->who.expires_s && clock_wall_ms() / 1000 >= c->who.expires_s) {
 		mqtt_client_fail(c, MQTT_REASON_MAXIMUM_CONNECT_TIME,
-		                 "the token has expired: connect with a new one%s",
-		                 c->version == MQTT_V5 ? ", or renew it in time with AUTH" : "");
+		                 "the %s has expired: connect with a new one%s",
+		                 c->who.by_certificate ? "client certificate" : "token",
+		                 c->auth_method ? ", or renew it in time with AUTH" : "");
 		return;
 	}
 	hear_what_waits(c, now);
@@ -219,7 +262,8 @@ static void on_closed(struct conn *conn, void *arg, const char *reason)
 	log_debug("mqtt", "%s closed reason=%s", mqtt_client_name(c), log_quote_str(reason));
 	if (c->state == MQTT_OPENING)
 		session_open_cancel(c->mqtt->set.dispatch, c->conn_id);
-	mqtt_will_end(c, c->state == MQTT_CONNECTED);
+	mqtt_will_end(c, c->state == MQTT_CONNECTED, c->session_expiry_s);
+	limits_leave(c->mqtt->set.limits, &c->guest);
 	if (c->session)
 		session_detach(c->session, c->session_expiry_s);
 	c->session = NULL;
@@ -234,6 +278,7 @@ static void on_closed(struct conn *conn, void *arg, const char *reason)
 
 static const struct conn_ops client_ops = {
         .on_data = on_data,
+        .on_left = on_left,
         .on_lowat = on_lowat,
         .on_timeout = on_timeout,
         .on_error = on_error,
@@ -282,6 +327,12 @@ void *mqtt_listener_arg(struct mqtt *m, const char *tenant)
 
 /* ---- a client's life ------------------------------------------------------------------------- */
 
+static void count_client(struct mqtt_client *c, int by)
+{
+	c->mqtt->stats.clients += (size_t)by;
+	usage_connected(c->usage, by, c->session_expiry_s != 0);
+}
+
 void mqtt_client_set_state(struct mqtt_client *c, enum mqtt_state to)
 {
 	static const char *const names[] = {"await-connect", "opening", "connected", "closing"};
@@ -289,9 +340,9 @@ void mqtt_client_set_state(struct mqtt_client *c, enum mqtt_state to)
 	if (c->state == to)
 		return;
 	if (to == MQTT_CONNECTED)
-		c->mqtt->stats.clients++;
+		count_client(c, 1);
 	if (c->state == MQTT_CONNECTED)
-		c->mqtt->stats.clients--;
+		count_client(c, -1);
 	log_debug("mqtt", "%s state=%s was=%s", mqtt_client_name(c), names[to], names[c->state]);
 	c->state = to;
 }
@@ -302,7 +353,8 @@ void mqtt_client_end(struct mqtt_client *c, uint32_t expiry_s, const char *why)
 		return;
 	if (c->state == MQTT_OPENING)
 		session_open_cancel(c->mqtt->set.dispatch, c->conn_id);
-	mqtt_will_end(c, c->state == MQTT_CONNECTED && !c->took_leave);
+	mqtt_will_end(c, c->state == MQTT_CONNECTED && !c->took_leave, expiry_s);
+	limits_leave(c->mqtt->set.limits, &c->guest);
 	mqtt_client_set_state(c, MQTT_CLOSING);
 	if (c->session)
 		session_detach(c->session, expiry_s);
@@ -408,8 +460,8 @@ const char *mqtt_client_name(const struct mqtt_client *c)
 /* Ending a client does not free it: that is on_closed's, at the end of the turn. */
 
 /* 0, or -1 with a DISCONNECT reason: may a client with these claims stay? */
-static int still_good(const struct claims *who, enum registry_change what, uint64_t key_id,
-                      struct err *e)
+static int still_good(const struct registry *r, const struct claims *who, enum registry_change what,
+                      uint64_t key_id, struct err *e)
 {
 	if (what == REGISTRY_TENANT_DELETED)
 		return err_set(e, MQTT_REASON_ADMINISTRATIVE_ACTION, "the tenant was deleted");
@@ -418,7 +470,12 @@ static int still_good(const struct claims *who, enum registry_change what, uint6
 		               tenant_state_name(who->tenant->state));
 	if (what == REGISTRY_KEY_GONE && key_id == who->key_id)
 		return err_set(e, MQTT_REASON_NOT_AUTHORIZED,
-		               "the key that signed the token was revoked or replaced");
+		               who->by_certificate
+		                       ? "the client certificate is not registered any more"
+		                       : "the key that signed the token was revoked or replaced");
+	if (what == REGISTRY_REVOKED && claims_revoked(r, who))
+		return err_set(e, MQTT_REASON_NOT_AUTHORIZED, "the %s was revoked: get a new one",
+		               who->by_certificate ? "certificate" : "token");
 	return 0;
 }
 
@@ -432,7 +489,8 @@ void mqtt_on_registry_change(void *arg, const struct tenant *t, enum registry_ch
 	if (what == REGISTRY_TENANT_ADDED)
 		return;
 	for (c = LIST_FIRST(&m->clients); c; c = LIST_NEXT(c, link)) {
-		if (c->who.tenant == t && still_good(&c->who, what, key_id, &e) < 0)
+		if ((!t || c->who.tenant == t) &&
+		    still_good(m->set.registry, &c->who, what, key_id, &e) < 0)
 			mqtt_client_fail(c, (uint8_t)e.code, "%s", e.text);
 	}
 }
@@ -456,8 +514,16 @@ void mqtt_on_session(struct mqtt *m)
 {
 	struct mqtt_client *c;
 
-	for (c = LIST_FIRST(&m->clients); c; c = LIST_NEXT(c, link))
-		mqtt_will_again(c);
+	for (c = LIST_FIRST(&m->clients); c; c = LIST_NEXT(c, link)) {
+		if (!c->will_stored)
+			continue;
+		if (BUG("will-anew"))
+			mqtt_will_store(c, false);
+		else
+			mqtt_client_fail(
+			        c, MQTT_REASON_IMPLEMENTATION_ERROR,
+			        "this node was given up by the others, and the will is published");
+	}
 }
 
 static void on_turn_end(void *arg)
@@ -478,6 +544,8 @@ struct mqtt *mqtt_new(const struct mqtt_settings *settings)
 		m->set.session_expiry_max_s = DEFAULT_SESSION_EXPIRY_S;
 	if (!m->set.keep_alive_max_s)
 		m->set.keep_alive_max_s = DEFAULT_KEEP_ALIVE_S;
+	if (!m->set.opening_ms)
+		m->set.opening_ms = DEFAULT_OPENING_MS;
 	loop_on_turn_end(m->set.loop, on_turn_end, m);
 	return m;
 }

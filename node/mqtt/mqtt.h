@@ -12,6 +12,8 @@
 #include "cluster/batch.h"
 #include "node/delivery/appender.h"
 #include "node/delivery/dispatch.h"
+#include "node/delivery/usage.h"
+#include "node/limits/limits.h"
 #include "node/net/conn.h"
 #include "node/net/loop.h"
 #include "tenancy/registry.h"
@@ -20,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct timeshare;
 struct mqtt;
 
 struct mqtt_settings {
@@ -28,10 +31,15 @@ struct mqtt_settings {
 	struct registry *registry;
 	struct dispatch *dispatch;
 	struct appender *appender;
-	struct token_settings token;   /* what a token must say */
-	uint32_t max_packet;           /* bytes of a packet we take; 0 = 1 MiB */
+	struct limits *limits;
+	struct usage *usage; /* where tenants' connections and events are counted; NULL = nowhere */
+	struct timeshare *reading;   /* the time that reading their sockets may take; NULL = any */
+	struct timeshare *writing;   /* and writing to them */
+	struct token_settings token; /* what a token must say */
+	uint32_t max_packet;         /* bytes of a packet we take; 0 = 1 MiB */
 	uint32_t session_expiry_max_s; /* 0 = 7 days */
 	uint16_t keep_alive_max_s;     /* 0 = 1 hour; only MQTT 5 clients can be told */
+	uint32_t opening_ms;           /* from CONNECT to CONNACK, then it is refused; 0 = 10 s */
 };
 
 enum { MQTT_LATENCY_BUCKETS = 16 };
@@ -69,10 +77,15 @@ void *mqtt_listener_arg(struct mqtt *m, const char *tenant);
 /* What the appender reports. arg is the struct mqtt. */
 void mqtt_on_answer(void *arg, struct publisher to, enum append_result result, const char *reason);
 void mqtt_on_room(void *arg, uint64_t conn_id);
-/* This node has a new session: the wills of its clients are stored anew under it. */
+/* What limits report, likewise: a publish of it may be tried again; what its tenant uses. */
+void mqtt_on_rate_room(void *arg, uint64_t conn_id);
+void mqtt_on_usage(void *arg, uint64_t conn_id, struct slice json);
+/* This node has a new session: clients with a will are lost, since with the old one the others have
+ * published their wills. */
 void mqtt_on_session(struct mqtt *m);
 
-/* The registry's on_change: clients whose key or tenant is no longer good are disconnected. */
+/* The registry's on_change: clients whose token, key or tenant is no longer good are disconnected.
+ */
 void mqtt_on_registry_change(void *arg, const struct tenant *t, enum registry_change what,
                              uint64_t key_id);
 

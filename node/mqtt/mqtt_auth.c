@@ -4,6 +4,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/mqtt/mqtt_client.h"
+#include "node/net/tls.h"
+#include "tenancy/certificate.h"
 
 const char mqtt_auth_method[] = "OAUTH2-JWT";
 
@@ -33,6 +35,17 @@ static int bind_acl(const struct mqtt_client *c, struct claims *out, struct err 
 	return -1;
 }
 
+static int refuse(const struct mqtt_client *c, const struct token_answer *answer, struct err *e)
+{
+	struct mqtt *m = c->mqtt;
+
+	m->stats.token_refused[answer->why]++;
+	if (answer->detail[0] && mqtt_may_log(m)) /* what the client is not told */
+		log_info("mqtt", "%s token=%s detail=%s", mqtt_client_name(c),
+		         token_refusal_name(answer->why), log_quote_str(answer->detail));
+	return err_set(e, reason_of(answer->why), "%s", answer->text);
+}
+
 int mqtt_auth_token(const struct mqtt_client *c, struct slice token, struct claims *out,
                     struct err *e)
 {
@@ -46,17 +59,32 @@ int mqtt_auth_token(const struct mqtt_client *c, struct slice token, struct clai
 	if (token_verify(m->set.registry, &m->set.token, token, clock_wall_ms() / 1000, out,
 	                 &answer) == 0)
 		return bind_acl(c, out, e);
-	m->stats.token_refused[answer.why]++;
-	if (answer.detail[0] && mqtt_may_log(m)) /* what the client is not told */
-		log_info("mqtt", "%s token=%s detail=%s", mqtt_client_name(c),
-		         token_refusal_name(answer.why), log_quote_str(answer.detail));
-	return err_set(e, reason_of(answer.why), "%s", answer.text);
+	return refuse(c, &answer, e);
+}
+
+int mqtt_auth_certificate(const struct mqtt_client *c, struct claims *out, struct err *e)
+{
+	struct token_answer answer;
+	struct certificate_shown shown;
+	struct tls_shown tls;
+
+	*out = (struct claims){0};
+	if (!conn_tls_shown(c->conn, &tls))
+		return err_set(e, MQTT_REASON_BAD_CREDENTIALS,
+		               "there is no token: send a JWT as the password");
+	memcpy(shown.fingerprint, tls.sha256, sizeof shown.fingerprint);
+	shown.not_before_s = (uint64_t)tls.not_before_s;
+	shown.not_after_s = (uint64_t)tls.not_after_s;
+	if (certificate_verify(c->mqtt->set.registry, &shown, clock_wall_ms() / 1000, out,
+	                       &answer) == 0)
+		return bind_acl(c, out, e);
+	return refuse(c, &answer, e);
 }
 
 static struct acl *everything(void)
 {
-	json_t *claim = json_pack("[{s:s, s:s, s:s}]", "permission", "allow", "action", "all",
-	                          "topic", "#");
+	json_t *claim = json_pack("[{s:s, s:s, s:[ss]}]", "permission", "allow", "action", "all",
+	                          "topics", "#", "$leat/#");
 	struct acl *acl = acl_parse(claim, NULL);
 
 	json_decref(claim);

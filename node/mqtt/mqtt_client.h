@@ -3,8 +3,9 @@
  *
  *     AWAIT_CONNECT → OPENING → CONNECTED → CLOSING
  *
- * OPENING: CONNECT was accepted and the session is being opened, reading is paused. CLOSING: the
- * last packet is written, the session let go. mqtt_client_set_state alone moves it. */
+ * OPENING: CONNECT was accepted and the session is being opened, reading is paused; not for longer
+ * than settings.opening_ms. CLOSING: the last packet is written, the session let go.
+ * mqtt_client_set_state alone moves it. */
 #ifndef LEAT_NODE_MQTT_CLIENT_H
 #define LEAT_NODE_MQTT_CLIENT_H
 
@@ -74,7 +75,9 @@ struct mqtt_client {
 	bool keep_alive_capped;
 	char *client_id;
 	struct claims who;           /* zeroed before authentication */
+	struct usage_row *usage;     /* its tenant's; NULL before authentication */
 	struct session *session;     /* set while CONNECTED */
+	struct limits_guest guest;   /* from CONNECT to the end */
 	bool present;                /* OPENING: what CONNACK is to say of it */
 	struct mqtt_kept_will *will; /* NULL = none */
 	bool will_stored;            /* it was handed to the appender */
@@ -153,14 +156,18 @@ enum { MQTT_ANSWER_WILL = 1 }; /* publisher.packet_id of a will that CONNACK wai
 int mqtt_will_take(struct mqtt_client *c, const struct mqtt_will *will, struct err *e);
 /* Store it. True: mqtt_on_answer will be called for it, and CONNACK waits. */
 bool mqtt_will_store(struct mqtt_client *c, bool present);
-void mqtt_will_again(struct mqtt_client *c);          /* this node has a new session */
-void mqtt_will_end(struct mqtt_client *c, bool lost); /* publish it (after its delay), or not */
+/* Publish it, or not; after its delay, or when the session is over: it is kept so long. */
+void mqtt_will_end(struct mqtt_client *c, bool lost, uint32_t expiry_s);
 
-void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p);
+/* behind: bytes of what the client sent after it and is here. False: its tenant's rate does not let
+ * it pass yet; it is to stay where it is, and reading is paused. */
+bool mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p, size_t behind);
 void mqtt_ring_release(struct mqtt_ring *r);
 
 void mqtt_on_subscribe(struct mqtt_client *c, const struct mqtt_packet *p);
 void mqtt_on_unsubscribe(struct mqtt_client *c, const struct mqtt_packet *p);
+/* Its filters are others: does it count as a subscription, and is it to be told of usage? */
+void mqtt_filters_changed(struct mqtt_client *c);
 
 void mqtt_on_puback(struct mqtt_client *c, const struct mqtt_packet *p);
 extern const struct session_conn_ops mqtt_session_ops;

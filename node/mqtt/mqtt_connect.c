@@ -1,14 +1,17 @@
 /* CONNECT: who is it, may it, which session; and CONNACK. */
+#include "base/bug.h"
 #include "base/clock.h"
 #include "base/id128.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cluster/bus.h"
 #include "node/mqtt/mqtt_client.h"
+#include "node/net/timeshare.h"
 #include "tenancy/topic.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- refusing -------------------------------------------------------------------------------- */
 
@@ -137,7 +140,36 @@ static int authenticate(struct mqtt_client *c, const struct mqtt_packet *p, stru
 		return -1;
 	if (c->insecure_tenant)
 		return mqtt_auth_insecure(c, &c->who, e);
+	if (!token.n && !c->auth_method)
+		return mqtt_auth_certificate(c, &c->who, e);
 	return mqtt_auth_token(c, token, &c->who, e);
+}
+
+/* Does it take the place of a connection of its own, that broke perhaps without our hearing? */
+static bool replaces(const struct mqtt_client *c)
+{
+	const struct mqtt_client *other;
+
+	for (other = LIST_FIRST(&c->mqtt->clients); other; other = LIST_NEXT(other, link)) {
+		if (other != c && other->guest.tenant && other->who.tenant == c->who.tenant &&
+		    strcmp(other->client_id, c->client_id) == 0 &&
+		    slice_eq(other->who.subject, c->who.subject))
+			return true;
+	}
+	return false;
+}
+
+static int enter(struct mqtt_client *c, struct err *e)
+{
+	struct limits *l = c->mqtt->set.limits;
+	bool instead = !limits_has_room(l, &c->who) && replaces(c);
+
+	c->usage = usage_of(c->mqtt->set.usage, c->who.tenant->id);
+	if (limits_enter(l, &c->guest, c->conn_id, &c->who, instead, e) == 0)
+		return 0;
+	usage_refused(c->usage, 1);
+	e->code = MQTT_REASON_QUOTA_EXCEEDED;
+	return -1;
 }
 
 /* ---- CONNACK --------------------------------------------------------------------------------- */
@@ -189,7 +221,7 @@ static void on_opened(void *conn, struct session *s, bool present, uint8_t reaso
 	c->session = s;
 	c->present = present;
 	c->will_stored = mqtt_will_store(c, present);
-	if (!c->will_stored)
+	if (!c->will_stored || BUG("will-after-connack"))
 		mqtt_connect_finish(c);
 }
 
@@ -203,8 +235,10 @@ void mqtt_connect_finish(struct mqtt_client *c)
 	log_debug("mqtt", "%s version=%u present=%d keep_alive_s=%u expiry_s=%u connected",
 	          mqtt_client_name(c), c->version, present, c->keep_alive_s, c->session_expiry_s);
 	send_connack(c, present);
-	if (present)
+	if (present) {
 		session_filters_check(s, still_allowed, c);
+		mqtt_filters_changed(c);
+	}
 	session_start(s);
 	mqtt_client_arm(c);
 	conn_resume_read(c->conn, CONN_PAUSE_SESSION);
@@ -229,7 +263,7 @@ static void open_session(struct mqtt_client *c, const struct mqtt_packet *p)
 	mqtt_client_set_state(c, MQTT_OPENING);
 	conn_pause_read(c->conn, CONN_PAUSE_SESSION);
 	conn_set_max_pending(c->conn, c->mqtt->set.max_packet);
-	conn_set_deadline(c->conn, 0, 0); /* ours now: the database answers or the bus goes down */
+	conn_set_deadline(c->conn, c->mqtt->set.opening_ms, 0);
 	session_open(c->mqtt->set.dispatch, &req);
 }
 
@@ -245,10 +279,13 @@ void mqtt_on_connect(struct mqtt_client *c, const struct mqtt_packet *p)
 		return;
 	}
 	/* Who comes first: what the server can and cannot do is told to those it knows. */
-	if (authenticate(c, p, &e) < 0 || mqtt_will_take(c, &p->connect.will, &e) < 0) {
+	if (authenticate(c, p, &e) < 0 || enter(c, &e) < 0 ||
+	    mqtt_will_take(c, &p->connect.will, &e) < 0) {
 		mqtt_connect_refuse(c, c->version, (uint8_t)e.code, e.text);
 		return;
 	}
+	conn_set_accounts(c->conn, timeshare_account(c->mqtt->set.reading, c->who.tenant->id),
+	                  timeshare_account(c->mqtt->set.writing, c->who.tenant->id));
 	open_session(c, p);
 }
 
@@ -282,6 +319,7 @@ static int renew(struct mqtt_client *c, const struct mqtt_packet *p, struct err 
 	}
 	claims_release(&c->who);
 	c->who = fresh;
+	limits_renew(c->mqtt->set.limits, &c->guest, &c->who);
 	return 0;
 }
 
@@ -300,6 +338,7 @@ void mqtt_on_auth(struct mqtt_client *c, const struct mqtt_packet *p)
 		return;
 	}
 	session_filters_check(c->session, still_allowed, c);
+	mqtt_filters_changed(c);
 	mqtt_client_arm(c);
 	mqtt_set_auth_method(&props, slice_str(mqtt_auth_method));
 	mqtt_encode_auth(&c->mqtt->out, MQTT_REASON_SUCCESS, &props);

@@ -63,12 +63,12 @@ static void release_batch(void *owner)
 }
 
 /* leat-gap: PARTITION:FROM-TO, both included. */
-static void put_gap(struct buf *out, const struct gap *gap)
+static void put_gap(struct buf *out, uint32_t partition_id, const struct gap *gap)
 {
 	char text[64];
 
-	snprintf(text, sizeof text, "%" PRIu32 ":%" PRIu64 "-%" PRIu64, gap->partition_id,
-	         gap->from, gap->to - 1);
+	snprintf(text, sizeof text, "%" PRIu32 ":%" PRIu64 "-%" PRIu64, partition_id, gap->from,
+	         gap->to - 1);
 	mqtt_put_user(out, slice_str("leat-gap"), slice_str(text));
 }
 
@@ -100,7 +100,7 @@ static void send_publish(void *conn, const struct outgoing *o)
 
 	buf_clear(&m->more);
 	if (o->gap.to)
-		put_gap(&m->more, &o->gap);
+		put_gap(&m->more, o->gap_partition, &o->gap);
 	if (o->attempt)
 		put_attempt(&m->more, o->attempt);
 	p.more = buf_slice(&m->more);
@@ -111,6 +111,7 @@ static void send_publish(void *conn, const struct outgoing *o)
 	POINT("deliver");
 	m->stats.delivered++;
 	m->stats.delivered_bytes += payload.n;
+	usage_out(c->usage, payload.n);
 	mqtt_encode_publish(&m->out, c->version, &p);
 	if (payload.n < MQTT_REF_BYTES) {
 		buf_append_slice(&m->out, payload);
@@ -119,6 +120,23 @@ static void send_publish(void *conn, const struct outgoing *o)
 	}
 	mqtt_client_send(c);
 	conn_write_ref(c->conn, payload.p, payload.n, batch_ref(o->owner), release_batch);
+}
+
+/* Not an event, but said in passing: at QoS 0, and not to who does not take what it has. */
+void mqtt_on_usage(void *arg, uint64_t conn_id, struct slice json)
+{
+	static const char props[] = "\x03\x00\x10"
+	                            "application/json"; /* the content type */
+	struct mqtt *m = arg;
+	struct conn *conn = conn_find(m->set.conns, conn_id);
+	struct mqtt_client *c = conn ? conn_arg(conn) : NULL;
+	struct event ev = {.topic = slice_str("$leat/usage"),
+	                   .payload = json,
+	                   .props = slice(props, sizeof props - 1)};
+	struct outgoing out = {.ev = &ev};
+
+	if (c && can_send(c) && json.n < MQTT_REF_BYTES)
+		send_publish(c, &out);
 }
 
 /* The session has let go of us already. */

@@ -207,38 +207,35 @@ static uint8_t sub_options(uint8_t version, const struct mqtt_filter *f)
 	                 f->retain_handling << 4);
 }
 
+/* SUBSCRIBE or UNSUBSCRIBE, which has the filters alone. */
 static void encode_filters(struct buf *out, uint8_t version, enum mqtt_type type,
-                           const struct mqtt_filter *filters, size_t count)
-{
-	for (size_t i = 0; i < count; i++) {
-		put_bytes(out, filters[i].filter);
-		if (type == MQTT_SUBSCRIBE)
-			buf_u8(out, sub_options(version, &filters[i]));
-	}
-}
-
-void mqtt_encode_subscribe(struct buf *out, uint8_t version, uint16_t packet_id,
-                           const struct mqtt_filter *filters, size_t count,
+                           uint16_t packet_id, const struct mqtt_filter *filters, size_t count,
                            const struct mqtt_props *props)
 {
 	size_t at = frame_begin(out);
 
 	buf_u16be(out, packet_id);
 	put_props(out, version, props);
-	encode_filters(out, version, MQTT_SUBSCRIBE, filters, count);
-	frame_end(out, at, MQTT_SUBSCRIBE, 2);
+	for (size_t i = 0; i < count; i++) {
+		put_bytes(out, filters[i].filter);
+		if (type == MQTT_SUBSCRIBE)
+			buf_u8(out, sub_options(version, &filters[i]));
+	}
+	frame_end(out, at, type, 2);
+}
+
+void mqtt_encode_subscribe(struct buf *out, uint8_t version, uint16_t packet_id,
+                           const struct mqtt_filter *filters, size_t count,
+                           const struct mqtt_props *props)
+{
+	encode_filters(out, version, MQTT_SUBSCRIBE, packet_id, filters, count, props);
 }
 
 void mqtt_encode_unsubscribe(struct buf *out, uint8_t version, uint16_t packet_id,
                              const struct mqtt_filter *filters, size_t count,
                              const struct mqtt_props *props)
 {
-	size_t at = frame_begin(out);
-
-	buf_u16be(out, packet_id);
-	put_props(out, version, props);
-	encode_filters(out, version, MQTT_UNSUBSCRIBE, filters, count);
-	frame_end(out, at, MQTT_UNSUBSCRIBE, 2);
+	encode_filters(out, version, MQTT_UNSUBSCRIBE, packet_id, filters, count, props);
 }
 
 void mqtt_encode_suback(struct buf *out, uint8_t version, uint16_t packet_id,

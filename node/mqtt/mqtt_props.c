@@ -130,6 +130,18 @@ bool mqtt_user_prop_next(struct slice *rest, struct slice *key, struct slice *va
 	return false;
 }
 
+bool mqtt_user_prop_again(struct slice rest, struct slice key)
+{
+	struct slice other;
+	struct slice value;
+
+	while (mqtt_user_prop_next(&rest, &other, &value)) {
+		if (slice_eq(other, key))
+			return true;
+	}
+	return false;
+}
+
 bool mqtt_sub_id_next(struct slice *rest, uint32_t *id)
 {
 	struct mqtt_prop p;

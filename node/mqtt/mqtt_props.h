@@ -102,6 +102,8 @@ void mqtt_props_forward(struct buf *out, const struct mqtt_props *p);
 /* Append one property in wire form. Strings are at most 65,535 bytes. */
 void mqtt_put_number(struct buf *out, enum mqtt_prop_id id, uint32_t v);    /* U8 U16 U32 VARINT */
 void mqtt_put_bytes(struct buf *out, enum mqtt_prop_id id, struct slice v); /* STR BIN */
+/* One of this name is among the rest: it would be there twice. */
+bool mqtt_user_prop_again(struct slice rest, struct slice key);
 void mqtt_put_user(struct buf *out, struct slice key, struct slice value);
 
 /* Append a whole block, its length first. */

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/point.h"
 #include "node/mqtt/mqtt_client.h"
+#include "node/mqtt/mqtt_event.h"
 #include "node/mqtt/mqtt_schedule.h"
 #include "tenancy/topic.h"
 
@@ -136,19 +137,23 @@ static void answer(struct mqtt_client *c, uint32_t number, uint8_t reason, const
 /* ---- refusing -------------------------------------------------------------------------------- */
 
 /* MQTT 5 has a word for it at QoS 1. A 3.1.1 client can only be told by closing: to acknowledge and
- * discard, as other brokers do, would be a lie. A refused QoS 0 event is counted and logged; MQTT
- * has no answer to it. */
+ * discard, as other brokers do, would be a lie. MQTT has no answer to a QoS 0 event: one that its
+ * token or a limit does not allow, now, is counted and logged; one that could never be taken, whose
+ * topic or time is not understood, ends the connection, since its client is wrong and would not
+ * learn of it. */
 static void refuse(struct mqtt_client *c, const struct mqtt_publish *pub, uint8_t reason,
                    const char *text)
 {
 	c->mqtt->stats.publish_refused[reason]++;
+	if (reason == MQTT_REASON_QUOTA_EXCEEDED)
+		usage_refused(c->usage, 1);
 	if (mqtt_may_log(c->mqtt))
 		log_info("mqtt", "%s publish refused code=0x%02x qos=%u topic=%s why=%s",
 		         mqtt_client_name(c), reason, pub->qos,
 		         log_quote(pub->topic.p, pub->topic.n), log_quote_str(text));
-	if (pub->qos == 0)
+	if (pub->qos == 0 && reason != MQTT_REASON_TOPIC_NAME_INVALID)
 		return;
-	if (c->version == MQTT_V311) {
+	if (pub->qos == 0 || c->version == MQTT_V311) {
 		mqtt_client_fail(c, reason, "%s", text);
 		return;
 	}
@@ -156,55 +161,6 @@ static void refuse(struct mqtt_client *c, const struct mqtt_publish *pub, uint8_
 }
 
 /* ---- the event ------------------------------------------------------------------------------- */
-
-/* CloudEvents 1.0, MQTT binding, binary mode: attributes are user properties of their own names. */
-static const struct {
-	const char *name;
-	size_t offset;
-} attributes[] = {
-        {"id", offsetof(struct event, id)},
-        {"source", offsetof(struct event, source)},
-        {"type", offsetof(struct event, type)},
-        {"time", offsetof(struct event, time)},
-        {"subject", offsetof(struct event, subject)},
-        {"correlationid", offsetof(struct event, correlation_id)},
-        {"causationid", offsetof(struct event, causation_id)},
-};
-
-static void take_attribute(struct event *ev, struct slice key, struct slice value)
-{
-	for (size_t i = 0; i < sizeof attributes / sizeof attributes[0]; i++) {
-		if (slice_eq(key, slice_str(attributes[i].name))) {
-			memcpy((char *)ev + attributes[i].offset, &value, sizeof value);
-			return;
-		}
-	}
-}
-
-/* User properties name CloudEvents attributes only if `specversion` says that this is one. The
- * ordering key of any event is `leat-key` or else CloudEvents' `partitionkey`. */
-static void take_user_properties(struct event *ev, const struct mqtt_props *props)
-{
-	struct slice rest = props->raw;
-	struct slice leat_key = {0};
-	struct slice key;
-	struct slice value;
-	bool cloud_event = false;
-
-	while (mqtt_user_prop_next(&rest, &key, &value)) {
-		if (slice_eq(key, slice_str("specversion")))
-			cloud_event = true;
-		else if (slice_eq(key, slice_str("leat-key")))
-			leat_key = value;
-		else if (slice_eq(key, slice_str("partitionkey")))
-			ev->key = value;
-	}
-	rest = props->raw;
-	while (cloud_event && mqtt_user_prop_next(&rest, &key, &value))
-		take_attribute(ev, key, value);
-	if (leat_key.n)
-		ev->key = leat_key;
-}
 
 /* Borrows from the packet, the client and m->props. A message's expiry is counted from when it is
  * published. */
@@ -234,7 +190,7 @@ static void build_event(struct mqtt_client *c, const struct mqtt_packet *p,
 		ev->expires_ms =
 		        clock_wall_ms() + s->in_ms + p->props.message_expiry_s * UINT64_C(1000);
 	if (mqtt_has(&p->props, MQTT_PROP_USER_PROPERTY))
-		take_user_properties(ev, &p->props);
+		mqtt_event_attributes(ev, p->props.raw);
 }
 
 /* ---- PUBLISH --------------------------------------------------------------------------------- */
@@ -266,7 +222,8 @@ static int check_event(struct mqtt_client *c, const struct mqtt_packet *p, struc
                        struct err *e)
 {
 	const struct mqtt_publish *pub = &p->publish;
-	uint32_t max = c->who.tenant->limits.max_event_bytes;
+	struct limits *limits = c->mqtt->set.limits;
+	const struct tenant *t = c->who.tenant;
 
 	if (mqtt_schedule_parse(pub->topic, &p->props, clock_wall_ms(), s, e) < 0) {
 		e->code = MQTT_REASON_TOPIC_NAME_INVALID;
@@ -281,18 +238,22 @@ static int check_event(struct mqtt_client *c, const struct mqtt_packet *p, struc
 	if (!acl_may_publish(c->who.acl, s->topic))
 		return err_set(e, MQTT_REASON_NOT_AUTHORIZED,
 		               "the token's acl does not allow publishing to this topic");
-	if (c->who.tenant->storage_full)
-		return err_set(e, MQTT_REASON_QUOTA_EXCEEDED,
+	e->code = MQTT_REASON_QUOTA_EXCEEDED;
+	if (t->storage_full) {
+		limits_reached(limits, t, LIMIT_STORED_BYTES, t->limits.max_stored_bytes, 1);
+		return err_set(e, e->code,
 		               "the tenant's stored events are at their limit, and a queue that "
 		               "they are kept for has not processed them");
-	if (max && pub->payload.n > max)
-		return err_set(e, MQTT_REASON_QUOTA_EXCEEDED,
-		               "the payload has %zu bytes; this tenant's events may have %" PRIu32,
-		               pub->payload.n, max);
+	}
+	if (limits_event(limits, &c->guest, pub->payload.n, e) < 0 ||
+	    (s->when != EVENT_NOW && limits_schedule(limits, &c->guest, e) < 0)) {
+		e->code = MQTT_REASON_QUOTA_EXCEEDED;
+		return -1;
+	}
 	return 0;
 }
 
-void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p)
+static void take_in(struct mqtt_client *c, const struct mqtt_packet *p)
 {
 	const struct mqtt_publish *pub = &p->publish;
 	struct mqtt *m = c->mqtt;
@@ -301,8 +262,6 @@ void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p)
 	struct event ev;
 	struct err e;
 
-	if (breaks_protocol(c, p))
-		return;
 	if (check_event(c, p, &schedule, &e) < 0) {
 		refuse(c, pub, (uint8_t)e.code, e.text);
 		return;
@@ -310,6 +269,7 @@ void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p)
 	build_event(c, p, &schedule, &ev);
 	m->stats.publishes[pub->qos]++;
 	m->stats.publish_bytes += pub->payload.n;
+	usage_in(c->usage, 1, pub->payload.n);
 	if (pub->qos)
 		from.packet_id = ring_push(&c->inbound, pub->packet_id, c->read_us);
 	if (appender_publish(m->set.appender, c->who.tenant, &ev, from))
@@ -319,6 +279,46 @@ void mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p)
 		c->ring_paused = true;
 		conn_pause_read(c->conn, CONN_PAUSE_USER);
 	}
+}
+
+/* All that is scheduled looks so, and little else. */
+static bool may_be_scheduled(const struct mqtt_packet *p)
+{
+	return (p->publish.topic.n && p->publish.topic.p[0] == '$') ||
+	       mqtt_has(&p->props, MQTT_PROP_USER_PROPERTY);
+}
+
+/* What a 3.1.1 client, or one at QoS 0, sends beyond the rate cannot be refused in words: it is
+ * only held up. Not 0x96, which is no code of PUBACK [MQTT-3.4.2-1]: clients break at it. */
+bool mqtt_on_publish(struct mqtt_client *c, const struct mqtt_packet *p, size_t behind)
+{
+	const struct mqtt_publish *pub = &p->publish;
+	struct limits_publish want = {
+	        .bytes = pub->payload.n,
+	        .packet = p->size,
+	        .behind = behind,
+	        .may_refuse = pub->qos == 1 && c->version == MQTT_V5,
+	};
+	struct err e;
+
+	if (breaks_protocol(c, p))
+		return true;
+	if (may_be_scheduled(p) && !limits_knows(c->mqtt->set.limits, &c->guest)) {
+		conn_pause_read(c->conn, CONN_PAUSE_RATE);
+		return false;
+	}
+	switch (limits_publish(c->mqtt->set.limits, &c->guest, &want, &e)) {
+	case LIMITS_PASS:
+		take_in(c, p);
+		return true;
+	case LIMITS_REFUSE:
+		refuse(c, pub, MQTT_REASON_QUOTA_EXCEEDED, e.text);
+		return true;
+	case LIMITS_WAIT:
+		break;
+	}
+	conn_pause_read(c->conn, CONN_PAUSE_RATE);
+	return false;
 }
 
 /* ---- the appender's side --------------------------------------------------------------------- */
@@ -372,6 +372,15 @@ void mqtt_on_answer(void *arg, struct publisher to, enum append_result result, c
 		answer(c, to.packet_id, MQTT_REASON_IMPLEMENTATION_ERROR, reason);
 	else
 		mqtt_client_fail(c, MQTT_REASON_IMPLEMENTATION_ERROR, "%s", reason);
+}
+
+void mqtt_on_rate_room(void *arg, uint64_t conn_id)
+{
+	struct mqtt *m = arg;
+	struct conn *conn = conn_find(m->set.conns, conn_id);
+
+	if (conn)
+		conn_resume_read(conn, CONN_PAUSE_RATE);
 }
 
 void mqtt_on_room(void *arg, uint64_t conn_id)

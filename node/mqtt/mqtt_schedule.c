@@ -73,6 +73,8 @@ static int parse_delayed(struct slice topic, struct mqtt_schedule *out, struct e
 
 static int parse_at(struct slice value, uint64_t now_ms, struct mqtt_schedule *out, struct err *e)
 {
+	if (out->when == EVENT_AT)
+		return err_set(e, 0, "%s twice", deliver_at);
 	if (out->when != EVENT_NOW)
 		return err_set(e, 0, "%s does not go with a topic under $delayed/", deliver_at);
 	if (!take_digits(value, 15, &out->when_ms) && !rfc3339_parse(value, &out->when_ms))

@@ -83,3 +83,22 @@ int mqtt_until_parse(struct slice text, enum session_start_at *at, uint64_t *val
 	               "3339 time that is past, such as 2026-03-01T12:00:00Z",
 	               log_quote(text.p, text.n));
 }
+
+int mqtt_range_check(const struct session_subscribe *req, struct err *e)
+{
+	uint64_t until = req->until_value;
+
+	if (req->start == SESSION_START_NEW)
+		return err_set(e, 0,
+		               "leat-until needs a leat-start that is earlier: earliest, seq:N or "
+		               "time: and an RFC 3339 time");
+	if (req->start == SESSION_START_TIME && req->until == SESSION_START_HEAD)
+		until = clock_wall_ms();
+	else if (req->start != req->until)
+		return 0;
+	if (req->start_value < until)
+		return 0;
+	return err_set(e, 0,
+	               "leat-start is not before leat-until: nothing would be delivered; seq:N to "
+	               "seq:M from N to M, or a time and a later one that is past");
+}

@@ -34,18 +34,54 @@ static void send_answer(struct mqtt_client *c, encode_fn *encode, uint16_t packe
 	conn_resume_read(c->conn, CONN_PAUSE_SESSION);
 }
 
+/* ---- what its filters make of it ------------------------------------------------------------- */
+
+struct tally {
+	bool plain; /* one that is not of a share or queue: the session itself is a subscription */
+	bool usage; /* one that asks for $leat/usage */
+};
+
+static bool count_filter(void *arg, struct slice filter)
+{
+	struct tally *t = arg;
+	struct topic_filter f;
+
+	if (topic_filter_parse(filter, &f, NULL) == 0 && f.kind == FILTER_PLAIN) {
+		t->plain = true;
+		t->usage = t->usage || topic_match(f.filter, slice_str("$leat/usage"));
+	}
+	return true; /* it stays */
+}
+
+void mqtt_filters_changed(struct mqtt_client *c)
+{
+	struct limits *l = c->mqtt->set.limits;
+	struct tally t = {0};
+
+	if (!c->session)
+		return;
+	session_filters_check(c->session, count_filter, &t);
+	/* one that is kept has its row, which counts */
+	limits_subscribed(l, &c->guest, t.plain && !c->session_expiry_s);
+	limits_watch(l, &c->guest, t.usage);
+}
+
+/* ---- the answers ----------------------------------------------------------------------------- */
+
 static void on_subscribed(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n,
                           const char *text)
 {
 	struct mqtt_client *c = conn;
 
 	send_answer(c, mqtt_encode_suback, packet_id, reasons, n, text ? text : c->subscribe_text);
+	mqtt_filters_changed(c);
 }
 
 static void on_unsubscribed(void *conn, uint16_t packet_id, const uint8_t *reasons, size_t n,
                             const char *text)
 {
 	send_answer(conn, mqtt_encode_unsuback, packet_id, reasons, n, text);
+	mqtt_filters_changed(conn);
 }
 
 static bool too_many(struct mqtt_client *c, const struct mqtt_subscribe *s)
@@ -70,10 +106,25 @@ static int take_until(struct session_subscribe *req, struct slice value, struct 
 	return req->bounded ? 1 : -1;
 }
 
+/* 1: it is one of ours, and taken; 0: it is not; -1: e says why not. */
+static int take_property(struct session_subscribe *req, bool *of_queue, struct slice key,
+                         struct slice value, struct err *e)
+{
+	int taken;
+
+	if (slice_eq(key, slice_str("leat-start")))
+		return mqtt_start_parse(value, &req->start, &req->start_value, e) < 0 ? -1 : 1;
+	if (slice_eq(key, slice_str("leat-until")))
+		return take_until(req, value, e);
+	taken = mqtt_policy_take(&req->policy, key, value, e);
+	*of_queue |= taken > 0;
+	return taken;
+}
+
 /* Our user properties; one that is not ours is the client's business, a misspelt one of ours is not
- * let pass as if it had been obeyed. */
+ * let pass as if it had been obeyed. of_queue: some can be said of a queue alone. */
 static int take_properties(const struct mqtt_packet *p, struct session_subscribe *req,
-                           struct err *e)
+                           bool *of_queue, struct err *e)
 {
 	struct slice rest = p->props.raw;
 	struct slice key;
@@ -82,26 +133,24 @@ static int take_properties(const struct mqtt_packet *p, struct session_subscribe
 	req->start = SESSION_START_NEW;
 	req->policy = BUS_POLICY_DEFAULT;
 	while (mqtt_user_prop_next(&rest, &key, &value)) {
-		int taken;
+		int taken = take_property(req, of_queue, key, value, e);
 
-		if (slice_eq(key, slice_str("leat-start")))
-			taken = mqtt_start_parse(value, &req->start, &req->start_value, e) < 0 ? -1
-			                                                                       : 1;
-		else if (slice_eq(key, slice_str("leat-until")))
-			taken = take_until(req, value, e);
-		else
-			taken = mqtt_policy_take(&req->policy, key, value, e);
 		if (taken < 0)
 			return -1;
+		if (taken && mqtt_user_prop_again(rest, key))
+			return err_set(e, 0, "%.*s twice", (int)key.n, key.p);
 		if (!taken && key.n >= 5 && memcmp(key.p, "leat-", 5) == 0)
 			return err_set(e, 0, "user property %s is not known: " SUBSCRIBE_TAKES,
 			               log_quote(key.p, key.n));
 	}
+	if (req->bounded && mqtt_range_check(req, e) < 0)
+		return -1;
 	return mqtt_policy_check(&req->policy, e);
 }
 
 /* Reason code of one filter: the granted QoS, or >= 0x80 with the reason in e. */
-static uint8_t judge(const struct mqtt_client *c, const struct mqtt_filter *f, struct err *e)
+static uint8_t judge(struct mqtt_client *c, const struct mqtt_filter *f, bool of_queue,
+                     struct err *e)
 {
 	struct topic_filter parsed;
 
@@ -113,6 +162,23 @@ static uint8_t judge(const struct mqtt_client *c, const struct mqtt_filter *f, s
 		err_set(e, 0, "the token's acl does not allow subscribing to %s",
 		        log_quote(parsed.filter.p, parsed.filter.n));
 		return MQTT_REASON_NOT_AUTHORIZED;
+	}
+	if (parsed.kind != FILTER_QUEUE && of_queue) {
+		err_set(e, 0,
+		        "leat-max-attempts, leat-ack-timeout, leat-backoff, leat-backoff-max, "
+		        "leat-max-failed, leat-ordered and leat-pin are for filters under $queue/");
+		return MQTT_REASON_IMPLEMENTATION_ERROR;
+	}
+	if (parsed.kind == FILTER_QUEUE && !f->qos) {
+		err_set(e, 0,
+		        "subscribe with QoS 1: a queue's events are done when they are "
+		        "acknowledged");
+		return MQTT_REASON_IMPLEMENTATION_ERROR;
+	}
+	if (parsed.kind == FILTER_PLAIN && !c->session_expiry_s &&
+	    limits_subscribe(c->mqtt->set.limits, &c->guest, e) < 0) {
+		usage_refused(c->usage, 1);
+		return MQTT_REASON_QUOTA_EXCEEDED;
 	}
 	return f->qos > 1 ? 1 : f->qos;
 }
@@ -126,7 +192,7 @@ static bool no_local_on_share(const struct mqtt_filter *f)
 
 /* Judge every filter by itself. False: the connection is lost. */
 static bool judge_all(struct mqtt_client *c, const struct mqtt_packet *p,
-                      struct session_filter *out, const struct err *refuse_all)
+                      struct session_filter *out, bool of_queue, const struct err *refuse_all)
 {
 	struct slice rest = p->subscribe.filters;
 	struct mqtt_filter f;
@@ -148,7 +214,8 @@ static bool judge_all(struct mqtt_client *c, const struct mqtt_packet *p,
 		                                   ? p->props.subscription_id
 		                                   : 0,
 		};
-		out[i].reason = refuse_all ? MQTT_REASON_IMPLEMENTATION_ERROR : judge(c, &f, &e);
+		out[i].reason =
+		        refuse_all ? MQTT_REASON_IMPLEMENTATION_ERROR : judge(c, &f, of_queue, &e);
 		out[i].qos = out[i].reason < 0x80 ? out[i].reason : 0;
 		if (out[i].reason >= 0x80 && !c->subscribe_text)
 			c->subscribe_text = xstrdup(refuse_all ? refuse_all->text : e.text);
@@ -167,13 +234,14 @@ void mqtt_on_subscribe(struct mqtt_client *c, const struct mqtt_packet *p)
 {
 	struct session_subscribe req = {.n = p->subscribe.count, .done = on_subscribed};
 	struct err e;
+	bool of_queue = false;
 	bool bad;
 
 	if (too_many(c, &p->subscribe))
 		return;
-	bad = take_properties(p, &req, &e) < 0;
+	bad = take_properties(p, &req, &of_queue, &e) < 0;
 	req.filters = xcalloc(req.n, sizeof *req.filters);
-	if (judge_all(c, p, req.filters, bad ? &e : NULL)) {
+	if (judge_all(c, p, req.filters, of_queue, bad ? &e : NULL)) {
 		log_refused(c);
 		req.packet_id = p->subscribe.packet_id;
 		conn_pause_read(c->conn, CONN_PAUSE_SESSION);

@@ -1,8 +1,10 @@
 /* Wills: checked and stored before CONNACK, so that whatever happens to this node the leader of
  * timers publishes them; taken away by a normal DISCONNECT, made due when the client is lost. */
 #include "base/id128.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "node/mqtt/mqtt_client.h"
+#include "node/mqtt/mqtt_event.h"
 #include "tenancy/topic.h"
 
 #include <inttypes.h>
@@ -11,7 +13,8 @@
 
 struct mqtt_kept_will {
 	uint64_t id; /* random: a late word about an earlier will is not about this one */
-	uint64_t delay_ms;
+	uint32_t delay_s;
+	uint64_t expiry_ms; /* from when it is published; 0 = never */
 	uint8_t qos;
 	struct buf topic;
 	struct buf payload;
@@ -32,8 +35,6 @@ static void will_free(struct mqtt_kept_will *w)
 
 static int judge(const struct mqtt_client *c, const struct mqtt_will *will, struct err *e)
 {
-	uint32_t max = c->who.tenant->limits.max_event_bytes;
-
 	if (will->qos > 1)
 		return err_set(e, MQTT_REASON_QOS_NOT_SUPPORTED,
 		               "will QoS 2 is not supported: Maximum QoS is 1");
@@ -47,10 +48,10 @@ static int judge(const struct mqtt_client *c, const struct mqtt_will *will, stru
 	if (!acl_may_publish(c->who.acl, will->topic))
 		return err_set(e, MQTT_REASON_NOT_AUTHORIZED,
 		               "the token's acl does not allow publishing to the will's topic");
-	if (max && will->payload.n > max)
-		return err_set(e, MQTT_REASON_QUOTA_EXCEEDED,
-		               "the will has %zu bytes; this tenant's events may have %" PRIu32,
-		               will->payload.n, max);
+	if (limits_event(c->mqtt->set.limits, &c->guest, will->payload.n, e) < 0) {
+		e->code = MQTT_REASON_QUOTA_EXCEEDED;
+		return -1;
+	}
 	return 0;
 }
 
@@ -66,7 +67,6 @@ static uint64_t random_id(void)
 int mqtt_will_take(struct mqtt_client *c, const struct mqtt_will *will, struct err *e)
 {
 	struct mqtt_kept_will *w;
-	uint32_t delay_s = 0;
 
 	if (!will->present)
 		return 0;
@@ -83,17 +83,25 @@ int mqtt_will_take(struct mqtt_client *c, const struct mqtt_will *will, struct e
 	buf_append_slice(&w->payload, will->payload);
 	mqtt_props_forward(&w->props, &will->props);
 	if (mqtt_has(&will->props, MQTT_PROP_WILL_DELAY))
-		delay_s = will->props.will_delay_s;
-	if (delay_s > c->session_expiry_s) /* the session's end is the end of waiting, too */
-		delay_s = c->session_expiry_s;
-	w->delay_ms = delay_s * UINT64_C(1000);
+		w->delay_s = will->props.will_delay_s;
+	if (mqtt_has(&will->props, MQTT_PROP_MESSAGE_EXPIRY))
+		w->expiry_ms = will->props.message_expiry_s
+		                       ? will->props.message_expiry_s * UINT64_C(1000)
+		                       : 1;
 	return 0;
 }
 
 /* ---- storing and ending ---------------------------------------------------------------------- */
 
+/* The session's end is the end of waiting, too (MQTT 5, 3.1.3.2.2). */
+static uint64_t delay_ms(const struct mqtt_kept_will *w, uint32_t expiry_s)
+{
+	return (w->delay_s < expiry_s ? w->delay_s : expiry_s) * UINT64_C(1000);
+}
+
+/* in_ms: how long after its client is lost it is due. */
 static void publish(struct mqtt_client *c, const struct mqtt_kept_will *w, enum event_when when,
-                    struct publisher from)
+                    uint64_t in_ms, struct publisher from)
 {
 	struct event ev = {
 	        .topic = slice_str("will"), /* where it is no event */
@@ -105,7 +113,7 @@ static void publish(struct mqtt_client *c, const struct mqtt_kept_will *w, enum 
 	};
 
 	if (w) {
-		ev.when_ms = w->delay_ms;
+		ev.when_ms = in_ms;
 		ev.will_id = w->id;
 	}
 	if (when == EVENT_WILL) {
@@ -113,6 +121,8 @@ static void publish(struct mqtt_client *c, const struct mqtt_kept_will *w, enum 
 		ev.payload = buf_slice(&w->payload);
 		ev.props = buf_slice(&w->props);
 		ev.qos = w->qos;
+		ev.will_expiry_ms = w->expiry_ms;
+		mqtt_event_attributes(&ev, ev.props);
 	}
 	appender_publish(c->mqtt->set.appender, c->who.tenant, &ev, from);
 }
@@ -120,26 +130,43 @@ static void publish(struct mqtt_client *c, const struct mqtt_kept_will *w, enum 
 bool mqtt_will_store(struct mqtt_client *c, bool present)
 {
 	if (c->will) {
-		publish(c, c->will, EVENT_WILL, (struct publisher){c->conn_id, MQTT_ANSWER_WILL});
+		publish(c, c->will, EVENT_WILL, delay_ms(c->will, c->session_expiry_s),
+		        (struct publisher){c->conn_id, MQTT_ANSWER_WILL});
 		return true;
 	}
 	if (present) /* it is back in its session: the will of before is not to be published */
-		publish(c, NULL, EVENT_WILL_CANCEL, (struct publisher){0});
+		publish(c, NULL, EVENT_WILL_CANCEL, 0, (struct publisher){0});
 	return false;
 }
 
-void mqtt_will_again(struct mqtt_client *c)
+/* Its client was lost: do the tenant's limits let it be published? */
+static bool let_go(struct mqtt_client *c, const struct mqtt_kept_will *w, uint64_t *put_off_ms)
 {
-	if (c->will && c->will_stored) /* or on its way, perhaps under the session of before */
-		publish(c, c->will, EVENT_WILL, (struct publisher){0});
+	struct mqtt *m = c->mqtt;
+
+	if (limits_will(m->set.limits, &c->guest, w->payload.len, put_off_ms)) {
+		usage_in(c->usage, 1, w->payload.len);
+		return true;
+	}
+	usage_refused(c->usage, 1);
+	m->stats.publish_refused[MQTT_REASON_QUOTA_EXCEEDED]++;
+	if (mqtt_may_log(m))
+		log_info("mqtt", "%s will dropped: a limit of the tenant topic=%s",
+		         mqtt_client_name(c), log_quote(w->topic.data, w->topic.len));
+	return false;
 }
 
-void mqtt_will_end(struct mqtt_client *c, bool lost)
+void mqtt_will_end(struct mqtt_client *c, bool lost, uint32_t expiry_s)
 {
 	struct mqtt_kept_will *w = c->will;
+	uint64_t put_off_ms = 0;
+	bool goes;
 
 	c->will = NULL;
-	if (w && c->will_stored)
-		publish(c, w, lost ? EVENT_WILL_LOST : EVENT_WILL_DROP, (struct publisher){0});
+	if (w && c->will_stored) {
+		goes = lost && let_go(c, w, &put_off_ms);
+		publish(c, w, goes ? EVENT_WILL_LOST : EVENT_WILL_DROP,
+		        delay_ms(w, expiry_s) + put_off_ms, (struct publisher){0});
+	}
 	will_free(w);
 }

@@ -1,6 +1,6 @@
 /* conn: one TCP connection, TLS or plain, accepted or outgoing. Loop thread only.
  *
- * A connection tells its protocol seven things (struct conn_ops) and takes bytes. Output written
+ * A connection tells its protocol eight things (struct conn_ops) and takes bytes. Output written
  * during a turn leaves at the end of the turn in as few TLS records and system calls as possible.
  * No callback is ever made from inside a conn_* call: conn_close only marks, on_closed comes at the
  * end of the turn, and the memory goes right after it. Until then the pointer stays valid.
@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct timeshare_account;
 struct conn;
 struct conn_table;
 struct loop;
@@ -49,8 +50,12 @@ struct conn_ops {
 	size_t (*on_data)(struct conn *c, void *arg, const char *p, size_t n);
 	/* Output had been above high water and is now below low water. */
 	void (*on_lowat)(struct conn *c, void *arg);
-	/* The peer will send no more; writing still works. NULL = conn_close(c, "eof"). */
+	/* The peer will send no more; writing still works. NULL = conn_close(c, "eof"). While
+	 * paused it is told of within 0.1 s, unless it sent something before, which comes first. */
 	void (*on_eof)(struct conn *c, void *arg);
+	/* It will send no more, and the last n bytes wait as reading is paused. True: they do not
+	 * matter, and on_eof comes now. NULL = they do. */
+	bool (*on_left)(struct conn *c, void *arg, const char *p, size_t n);
 	/* The protocol's deadline passed; it is unset now. NULL = conn_close(c, "timeout"). */
 	void (*on_timeout)(struct conn *c, void *arg, int kind);
 	/* The connection failed (text says how); it is closed after this returns. */
@@ -62,10 +67,11 @@ struct conn_ops {
 /* ---- the table: all connections of the process */
 
 struct conn_table *conn_table_new(struct loop *l);
-void conn_table_free(struct conn_table *t);                /* closes what is left, with on_closed */
-struct conn *conn_find(struct conn_table *t, uint64_t id); /* NULL when gone or closed */
-size_t conn_count(const struct conn_table *t);             /* not yet closed */
-size_t conn_handshakes(const struct conn_table *t);        /* of those, still in the handshake */
+void conn_table_free(struct conn_table *t); /* closes what is left, with on_closed */
+void conn_close_all(struct conn_table *t, const char *reason); /* likewise; between turns */
+struct conn *conn_find(struct conn_table *t, uint64_t id);     /* NULL when gone or closed */
+size_t conn_count(const struct conn_table *t);                 /* not yet closed */
+size_t conn_handshakes(const struct conn_table *t); /* of those, still in the handshake */
 /* Walk the open connections: size_t at = 0; while ((c = conn_next(t, &at))) … */
 struct conn *conn_next(struct conn_table *t, size_t *at);
 
@@ -86,6 +92,15 @@ struct conn *conn_connect(struct conn_table *t, const char *addr, struct tls_cli
  * that far then need none. */
 void conn_set_ops(struct conn *c, const struct conn_ops *ops, void *arg);
 
+/* Whose time it takes to read from it and to handle what was read, and to encrypt and send: taken
+ * with the references that the caller has. NULL, as in the beginning: nobody's, it is done whenever
+ * there is something. */
+void conn_set_accounts(struct conn *c, struct timeshare_account *reading,
+                       struct timeshare_account *writing);
+/* In on_data, now and then: true = its tenant's time in this turn is over, return what was
+ * consumed; the rest comes again in a later turn. */
+bool conn_yield(struct conn *c);
+
 /* ---- about it */
 
 uint64_t conn_id(const struct conn *c); /* never 0, never used again */
@@ -95,8 +110,11 @@ const char *conn_peer(const struct conn *c, char out[CONN_PEER_TEXT]); /* return
 struct slice conn_peer_ip(const struct conn *c);                       /* 4 or 16 raw bytes */
 const char *conn_tls_version(const struct conn *c);                    /* "" when plain */
 const char *conn_tls_cipher(const struct conn *c);                     /* "" when plain */
-const char *conn_tls_sni(const struct conn *c);                        /* "" when none */
-const char *conn_tls_alpn(const struct conn *c, char out[32]);         /* "" when none */
+/* The good certificate that it showed, where it was asked for one; false: none. */
+struct tls_shown;
+bool conn_tls_shown(const struct conn *c, struct tls_shown *out);
+const char *conn_tls_sni(const struct conn *c);                /* "" when none */
+const char *conn_tls_alpn(const struct conn *c, char out[32]); /* "" when none */
 
 /* ---- input */
 

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <sys/queue.h>
 
+enum { SETTLE_ROUNDS = 1000 }; /* whoever asks again whenever it is answered */
+
 /* Where in a turn the loop is. */
 enum loop_phase {
 	LOOP_OUTSIDE,   /* between turns, or not running */
@@ -110,17 +112,22 @@ struct loop *loop_new(void)
 	return l;
 }
 
-void loop_free(struct loop *l)
+void loop_drop_signals(struct loop *l)
 {
 	struct loop_signal *s;
 
-	if (!l)
-		return;
 	while ((s = SLIST_FIRST(&l->signals))) {
 		SLIST_REMOVE_HEAD(&l->signals, next);
 		event_free(s->ev);
 		free(s);
 	}
+}
+
+void loop_free(struct loop *l)
+{
+	if (!l)
+		return;
+	loop_drop_signals(l);
 	event_base_free(l->base);
 	free(l->ends.v);
 	free(l->lasts.v);
@@ -184,6 +191,17 @@ void loop_run(struct loop *l)
 void loop_stop(struct loop *l)
 {
 	l->stopped = true;
+}
+
+void loop_settle(struct loop *l)
+{
+	assert(l->phase == LOOP_OUTSIDE);
+	l->ticked = false;
+	loop_enter(l);
+	l->phase = LOOP_ENDING;
+	for (int i = 0; l->deferred.n && i < SETTLE_ROUNDS; i++)
+		run_deferred(l);
+	l->phase = LOOP_OUTSIDE;
 }
 
 void loop_on_turn_end(struct loop *l, loop_fn *fn, void *arg)

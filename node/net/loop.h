@@ -27,6 +27,9 @@ void loop_enter(struct loop *l); /* ticks the clock, once a turn */
 void loop_run(struct loop *l);  /* turns until loop_stop */
 void loop_turn(struct loop *l); /* one turn; waits for work unless some is due. For tests */
 void loop_stop(struct loop *l); /* loop_run returns after this turn; safe in any callback */
+/* Between turns, when there will be no more: what is deferred, and what that defers. No hook,
+ * timer, descriptor or signal is looked at. */
+void loop_settle(struct loop *l);
 
 /* Turn ends. A hook may defer, write and submit; what it cannot finish it leaves for another turn
  * with loop_again(). Hooks stay until loop_hook_del with the same fn and arg. */
@@ -57,5 +60,6 @@ void loop_watch_resume(struct loop_watch *w);
 void loop_watch_free(struct loop_watch *w); /* before the fd is closed */
 
 void loop_on_signal(struct loop *l, int signo, loop_fn *fn, void *arg);
+void loop_drop_signals(struct loop *l); /* each is again handled as it was before */
 
 #endif

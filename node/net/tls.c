@@ -25,16 +25,17 @@ static const char tls12_suites[] = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES1
                                    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 static const char groups[] = "X25519:P-256:P-384";
 
-enum { ALPN_MAX = 32, DAY_S = 86400 };
+enum { ALPN_MAX = 32, DAY_S = 86400, CHAIN_MAX_BYTES = 32 * 1024 };
 
 struct tls_server {
 	SSL_CTX *ctx; /* for new connections; each SSL holds a reference to the one it was made from
 	               */
 	char *cert_file;
 	char *key_file;
-	char *client_ca_file;         /* or NULL */
+	char *client_ca_file; /* or NULL */
+	bool client_may_have_none;
 	unsigned char alpn[ALPN_MAX]; /* length byte and name; length 0 = none */
-	const struct tls_psk *psk;    /* instead of the files, or NULL */
+	const struct tls_psks *psks;  /* instead of the files, or NULL */
 	int64_t expires_s;
 };
 
@@ -179,6 +180,27 @@ static int require_client_cert(SSL_CTX *ctx, const char *ca_file, struct err *e)
 	return 0;
 }
 
+/* A session that is taken up again is not verified again, so there is none to take up. */
+static int ask_client_cert(SSL_CTX *ctx, const char *ca_file, struct err *e)
+{
+	if (require_client_cert(ctx, ca_file, e) < 0)
+		return -1;
+	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+	SSL_CTX_set_client_CA_list(ctx, SSL_load_client_CA_file(ca_file));
+	SSL_CTX_set_max_cert_list(ctx, CHAIN_MAX_BYTES); /* whoever comes may send one */
+	SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+	SSL_CTX_set_num_tickets(ctx, 0);
+	return 0;
+}
+
+static int use_client_ca(SSL_CTX *ctx, const struct tls_server *t, struct err *e)
+{
+	if (!t->client_ca_file)
+		return 0;
+	return t->client_may_have_none ? ask_client_cert(ctx, t->client_ca_file, e)
+	                               : require_client_cert(ctx, t->client_ca_file, e);
+}
+
 static SSL_CTX *server_ctx(struct tls_server *t, int64_t *expires_s, struct err *e)
 {
 	static const unsigned char session_context[] = "leat";
@@ -189,12 +211,12 @@ static SSL_CTX *server_ctx(struct tls_server *t, int64_t *expires_s, struct err 
 	SSL_CTX_set_num_tickets(ctx, 1);
 	if (t->alpn[0])
 		SSL_CTX_set_alpn_select_cb(ctx, select_alpn, t->alpn);
-	if (t->psk) {
-		tls_psk_use(ctx, t->psk);
+	if (t->psks) {
+		tls_psks_use(ctx, t->psks);
 		return ctx;
 	}
 	if (load_pair(ctx, t->cert_file, t->key_file, expires_s, e) < 0 ||
-	    (t->client_ca_file && require_client_cert(ctx, t->client_ca_file, e) < 0)) {
+	    use_client_ca(ctx, t, e) < 0) {
 		SSL_CTX_free(ctx);
 		return NULL;
 	}
@@ -212,10 +234,11 @@ struct tls_server *tls_server_new(const struct tls_server_options *o, struct err
 		t->alpn[0] = (unsigned char)alpn;
 		memcpy(t->alpn + 1, o->alpn, alpn);
 	}
-	t->psk = o->psk;
+	t->psks = o->psks;
 	t->cert_file = o->cert_file ? xstrdup(o->cert_file) : NULL;
 	t->key_file = o->key_file ? xstrdup(o->key_file) : NULL;
 	t->client_ca_file = o->client_ca_file ? xstrdup(o->client_ca_file) : NULL;
+	t->client_may_have_none = o->client_may_have_none;
 	t->ctx = server_ctx(t, &t->expires_s, e);
 	if (t->ctx)
 		return t;
@@ -244,7 +267,8 @@ int tls_server_reload(struct tls_server *t, struct err *e)
 	SSL_CTX_free(t->ctx);
 	t->ctx = ctx;
 	t->expires_s = expires_s;
-	log_info("tls", "cert=%s reloaded", log_quote_str(t->cert_file));
+	if (t->cert_file)
+		log_info("tls", "cert=%s reloaded", log_quote_str(t->cert_file));
 	return 0;
 }
 
@@ -266,6 +290,26 @@ SSL *tls_server_ssl(struct tls_server *t)
 		fatal("openssl: out of memory");
 	SSL_set_accept_state(ssl);
 	return ssl;
+}
+
+bool tls_shown(SSL *ssl, struct tls_shown *out)
+{
+	const X509 *x = SSL_get0_peer_certificate(ssl);
+	const STACK_OF(X509) *chain = SSL_get0_verified_chain(ssl);
+	unsigned n = sizeof out->sha256;
+
+	if (!x || SSL_get_verify_result(ssl) != X509_V_OK ||
+	    X509_digest(x, EVP_sha256(), out->sha256, &n) != 1)
+		return false;
+	out->not_before_s = seconds_of(X509_get0_notBefore(x));
+	out->not_after_s = seconds_of(X509_get0_notAfter(x));
+	for (int i = 0; i < sk_X509_num(chain); i++) {
+		int64_t end_s = seconds_of(X509_get0_notAfter(sk_X509_value(chain, i)));
+
+		if (end_s < out->not_after_s)
+			out->not_after_s = end_s;
+	}
+	return true;
 }
 
 /* ---- client */
@@ -291,9 +335,9 @@ struct tls_client *tls_client_new(const struct tls_client_options *o, struct err
 
 	t->ctx = ctx_new(TLS_client_method());
 	t->alpn = o->alpn ? xstrdup(o->alpn) : NULL;
-	t->any_name = o->any_name || o->psk;
-	if (o->psk) {
-		tls_psk_use(t->ctx, o->psk);
+	t->any_name = o->any_name || o->psks;
+	if (o->psks) {
+		tls_psks_use(t->ctx, o->psks);
 		return t;
 	}
 	SSL_CTX_set_verify(t->ctx, SSL_VERIFY_PEER, NULL);
@@ -311,6 +355,15 @@ void tls_client_free(struct tls_client *t)
 	SSL_CTX_free(t->ctx);
 	free(t->alpn);
 	free(t);
+}
+
+void tls_client_become(struct tls_client *t, struct tls_client *take)
+{
+	struct tls_client was = *t;
+
+	*t = *take;
+	*take = was;
+	tls_client_free(take);
 }
 
 static void offer_alpn(SSL *ssl, const char *name)

@@ -55,7 +55,7 @@ struct links {
 	bool looked;     /* the first list of peers of this session has come */
 	bool freeing;
 
-	struct tls_psk psk;
+	struct tls_psks psks; /* n 0: by certificates */
 	struct tls_server *server;
 	struct tls_client *client;
 	struct conn_table *conns;
@@ -306,6 +306,15 @@ static void on_message(void *arg, struct link *k, const struct peer_message *m)
 	l->settings.events.on_message(l->settings.events.arg, &k->session_id, m);
 }
 
+/* OpenSSL's words for a key that is not ours lead nobody to it. */
+static const char *advice(const struct links *l, const char *why)
+{
+	if (!strstr(why, "handshake failure") && !strstr(why, "no suitable signature"))
+		return "";
+	return l->psks.n ? ": its --cluster-key is not this node's"
+	                 : ": it shows no certificate; has it a --cluster-key?";
+}
+
 /* Connections that fail are logged now and then: anybody can make them. */
 static void complain(struct links *l, const char *what, const char *why)
 {
@@ -313,7 +322,8 @@ static void complain(struct links *l, const char *what, const char *why)
 	if (l->complained_ms && clock_now_ms() - l->complained_ms < COMPLAIN_MS)
 		return;
 	l->complained_ms = clock_now_ms();
-	log_warn("links", "%s refused=%" PRIu64 " %s", what, l->stats.refused, why);
+	log_warn("links", "%s refused=%" PRIu64 " %s%s", what, l->stats.refused, why,
+	         advice(l, why));
 }
 
 static void log_closed(struct links *l, const struct link *k, const char *reason)
@@ -329,6 +339,12 @@ static void log_closed(struct links *l, const struct link *k, const char *reason
 	else
 		log_debug("links", "addr=%s not linked reason=%s", log_quote_str(k->addr),
 		          log_quote_str(why));
+}
+
+static void log_unlinked(const struct links *l, const struct link *k, const char *why)
+{
+	log_warn("links", "addr=%s cannot be linked with: %s%s", log_quote_str(k->addr),
+	         log_quote_str(why), advice(l, why));
 }
 
 static void on_closed(void *arg, struct link *k, const char *reason)
@@ -349,8 +365,7 @@ static void on_closed(void *arg, struct link *k, const char *reason)
 	p = peer_find(l, &k->target);
 	if (p && p->dialled == k) {
 		if (p->failures == 3)
-			log_warn("links", "addr=%s does not answer: %s", log_quote_str(k->addr),
-			         log_quote_str(k->error[0] ? k->error : reason));
+			log_unlinked(l, k, k->error[0] ? k->error : reason);
 		p->dialled = NULL;
 		dial_later(l, p);
 	}
@@ -477,7 +492,7 @@ void links_on_peers(struct links *l, const struct bus_peer *peers, size_t n)
 
 static bool is_hint(const struct peer_message *m)
 {
-	return m->type == PEER_STORED || m->type == PEER_DUE;
+	return m->type == PEER_STORED || m->type == PEER_DUE || m->type == PEER_USE;
 }
 
 /* More of these than a link takes is what fills it. */
@@ -554,23 +569,47 @@ static void port_expect(void *self, const struct bus_peer *who)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+static struct tls_client *make_client(const struct links *l, struct err *e)
+{
+	const struct links_settings *s = &l->settings;
+	struct tls_client_options by_key = {.psks = &l->psks};
+	struct tls_client_options by_certificate = {.ca_file = s->ca_file,
+	                                            .cert_file = s->cert_file,
+	                                            .key_file = s->key_file,
+	                                            .any_name = true};
+
+	return tls_client_new(l->psks.n ? &by_key : &by_certificate, e);
+}
+
 static int make_tls(struct links *l, struct err *e)
 {
 	const struct links_settings *s = &l->settings;
-	struct tls_server_options server = {
+	struct tls_server_options by_key = {.psks = &l->psks};
+	struct tls_server_options by_certificate = {
 	        .cert_file = s->cert_file, .key_file = s->key_file, .client_ca_file = s->ca_file};
-	struct tls_client_options client = {.ca_file = s->ca_file,
-	                                    .cert_file = s->cert_file,
-	                                    .key_file = s->key_file,
-	                                    .any_name = true};
 
-	if (s->secret.n) {
-		tls_psk_derive(&l->psk, s->secret);
-		server = (struct tls_server_options){.psk = &l->psk};
-		client = (struct tls_client_options){.psk = &l->psk};
-	}
-	if (!(l->server = tls_server_new(&server, e)) || !(l->client = tls_client_new(&client, e)))
+	if (s->psks)
+		l->psks = *s->psks;
+	l->settings.psks = NULL;
+	l->server = tls_server_new(l->psks.n ? &by_key : &by_certificate, e);
+	l->client = l->server ? make_client(l, e) : NULL;
+	return l->client ? 0 : -1;
+}
+
+int links_reload(struct links *l, const struct tls_psks *psks, struct err *e)
+{
+	struct tls_client *client;
+
+	if (psks)
+		l->psks = *psks;
+	client = make_client(l, e);
+	if (!client)
 		return -1;
+	if (tls_server_reload(l->server, e) < 0) {
+		tls_client_free(client);
+		return -1;
+	}
+	tls_client_become(l->client, client);
 	return 0;
 }
 
@@ -658,7 +697,7 @@ void links_free(struct links *l)
 	conn_table_free(l->conns);
 	tls_server_free(l->server);
 	tls_client_free(l->client);
-	tls_psk_wipe(&l->psk);
+	tls_psks_wipe(&l->psks);
 	map_release(&l->by_id);
 	peer_decoder_release(&l->owner.decoder);
 	buf_release(&l->owner.frame);

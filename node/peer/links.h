@@ -13,7 +13,6 @@
 
 #include "base/err.h"
 #include "base/id128.h"
-#include "base/slice.h"
 #include "node/net/addr.h"
 #include "node/peer/peer.h"
 #include "node/peer/peer_codec.h"
@@ -23,6 +22,7 @@
 
 struct links;
 struct loop;
+struct tls_psks;
 
 enum {
 	LINKS_QUEUE_MAX = 8 << 20, /* bytes for one peer; above it send() refuses … */
@@ -38,7 +38,7 @@ struct links_settings {
 	 * bound one. */
 	struct addr advertise;
 
-	struct slice secret; /* the cluster key; empty = the three files. Copied */
+	const struct tls_psks *psks; /* the cluster key; NULL = the three files. Copied */
 	const char *cert_file;
 	const char *key_file;
 	const char *ca_file;
@@ -64,6 +64,10 @@ struct links_stats {
 
 struct links *links_new(const struct links_settings *settings, struct err *e);
 void links_free(struct links *l); /* on_down is not called any more */
+
+/* What new links are made with from now on: this key, or the three files as they are now. Links
+ * that are up stay. -1: nothing has changed. */
+int links_reload(struct links *l, const struct tls_psks *psks, struct err *e);
 
 const char *links_addr(const struct links *l); /* for our session's row; HOST:PORT */
 struct peer_port *links_port(struct links *l);

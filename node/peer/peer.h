@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PEER_DELIVERIES_MAX = 256 };
+enum { PEER_DELIVERIES_MAX = 256, PEER_USES_MAX = 1000 };
 
 enum peer_type {
 	PEER_STORED = 1, /* hint: I committed a flush: these heads moved */
@@ -32,6 +32,8 @@ enum peer_type {
 	PEER_DELIVER,  /* from its owner: one event for one of your consumers */
 	PEER_SETTLE,   /* to its owner: what became of deliveries */
 	PEER_DETACH,   /* to its owner: I have no consumers for it any more; all came back */
+	PEER_USE,      /* to all: what tenants use here of what they share among the nodes */
+	PEER_OPENED,   /* to all: a client connected here; whoever has it connected lets it go */
 };
 
 /* What became of a delivery. */
@@ -55,11 +57,25 @@ struct peer_delivery {
 	struct slice reason; /* SETTLE: NACKED: what the consumer said */
 };
 
+/* What a tenant, or one of its subjects, uses at the sender: see node/limits/limits.h. */
+struct peer_use {
+	uint32_t tenant_id;
+	uint64_t subject; /* a hash; 0 = the whole tenant */
+	uint32_t connections;
+	uint32_t subscriptions;
+	uint64_t events;  /* published in the last second, thousandths */
+	uint64_t bytes;   /* likewise */
+	uint32_t waiting; /* connections that would publish more */
+	uint32_t told;    /* a bit a limit: its tenant was told of a breach */
+	bool watched;     /* somebody there wants to know what it uses elsewhere */
+};
+
 /* One message; which fields count is said by its type. Bytes are borrowed for the call. */
 struct peer_message {
 	enum peer_type type;
 
-	/* OWNER, RELEASED, ATTACH, ATTACHED, REFUSED, HELD, DETACH: by name */
+	/* OWNER, RELEASED, ATTACH, ATTACHED, REFUSED, HELD, DETACH: by name. OPENED: a session, by
+	 * its subject, a zero byte and its client id */
 	uint32_t tenant_id; /* these, and CREDIT, DELIVER, SETTLE */
 	enum bus_sub_kind kind;
 	struct slice name;
@@ -96,6 +112,10 @@ struct peer_message {
 	const struct bus_head *heads;
 
 	uint64_t due_in_ms; /* DUE */
+	uint64_t age_ms;    /* OPENED: it connected so long ago */
+
+	size_t n_uses; /* USE: at most PEER_USES_MAX */
+	const struct peer_use *uses;
 };
 
 /* What a user of the links is told. on_message's peer is one that on_up was called for. */
@@ -112,7 +132,7 @@ struct peer_events {
 struct peer_port {
 	/* Queue it (copied, coalesced, sent at the end of the turn). False: the peer is not up, or
 	 * its queue is full, which refuses DELIVER, SETTLE and HELD: on_room tells when to go on.
-	 * STORED and DUE are dropped instead; nothing else is lost but with its link. */
+	 * STORED, DUE and USE are dropped instead; nothing else is lost but with its link. */
 	bool (*send)(void *self, const struct id128 *to, const struct peer_message *m);
 	void (*send_all)(void *self, const struct peer_message *m); /* to every peer that is up */
 	bool (*is_up)(void *self, const struct id128 *peer);

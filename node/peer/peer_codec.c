@@ -8,10 +8,25 @@
 
 /* ---- numbers and slices ---------------------------------------------------------------------- */
 
+static void put_u8(struct buf *b, uint8_t v)
+{
+	buf_u8(b, v);
+}
+
+static void put_u32(struct buf *b, uint32_t v)
+{
+	buf_u32be(b, v);
+}
+
 static void put_u64(struct buf *b, uint64_t v)
 {
 	buf_u32be(b, (uint32_t)(v >> 32));
 	buf_u32be(b, (uint32_t)v);
+}
+
+static void put_id(struct buf *b, struct id128 id)
+{
+	buf_append(b, id.b, sizeof id.b);
 }
 
 static void put_short(struct buf *b, struct slice s) /* up to 64 KiB */
@@ -123,55 +138,152 @@ static size_t get_count(struct reader *r, size_t max, size_t least)
 	return n;
 }
 
-/* ---- groups of fields: which type has which is said below ------------------------------------ */
+/* ---- values of few kinds --------------------------------------------------------------------- */
 
-static void put_tenant(struct buf *b, const struct peer_message *m)
+static void put_kind(struct buf *b, enum bus_sub_kind kind)
 {
-	buf_u32be(b, m->tenant_id);
+	put_u8(b, (uint8_t)kind);
 }
 
-static void get_tenant(struct reader *r, struct peer_message *m)
-{
-	m->tenant_id = get_u32(r);
-}
-
-static void put_name(struct buf *b, const struct peer_message *m)
-{
-	buf_u8(b, (uint8_t)m->kind);
-	put_short(b, m->name);
-}
-
-static void get_name(struct reader *r, struct peer_message *m)
+static enum bus_sub_kind get_kind(struct reader *r)
 {
 	uint8_t kind = get_u8(r);
 
 	if (kind < BUS_SUB_SESSION || kind > BUS_SUB_QUEUE)
 		refuse(r, "no kind of subscription");
-	m->kind = (enum bus_sub_kind)kind;
-	m->name = get_short(r);
+	return (enum bus_sub_kind)kind;
 }
 
-static void put_epoch(struct buf *b, const struct peer_message *m)
+static void put_result(struct buf *b, uint8_t result)
 {
-	put_u64(b, m->subscription_id);
-	put_u64(b, m->epoch);
+	put_u8(b, result);
 }
 
-static void get_epoch(struct reader *r, struct peer_message *m)
+static uint8_t get_result(struct reader *r)
 {
-	m->subscription_id = get_u64(r);
-	m->epoch = get_u64(r);
+	uint8_t result = get_u8(r);
+
+	if (result > PEER_FLYING)
+		refuse(r, "no result of a delivery");
+	return result;
 }
 
-static void put_filters(struct buf *b, const struct peer_message *m)
+static void put_flag(struct buf *b, bool flag)
 {
-	put_long(b, m->filters);
+	put_u8(b, flag);
 }
 
-static void get_filters(struct reader *r, struct peer_message *m)
+static bool get_flag(struct reader *r)
 {
-	m->filters = get_long(r);
+	uint8_t flag = get_u8(r);
+
+	if (flag > 1)
+		refuse(r, "no flag");
+	return flag;
 }
+
+/* ---- groups of fields: which type has which is said below ------------------------------------ */
+
+/* Of a message, in the order of their bytes. F(kind, member): put_KIND() and get_KIND() above. */
+#define TENANT_FIELDS(F) F(u32, tenant_id)
+#define NAME_FIELDS(F) F(kind, kind) F(short, name)
+#define EPOCH_FIELDS(F) F(u64, subscription_id) F(u64, epoch)
+#define FILTERS_FIELDS(F) F(long, filters)
+#define CONSUMERS_FIELDS(F) F(u32, consumers)
+#define EXPIRY_FIELDS(F) F(u32, expiry_s)
+#define CREDIT_FIELDS(F) F(u32, credit)
+#define EVENT_FIELDS(F) F(long, attributes) F(long, body) F(u64, gap_from) F(u64, gap_to)
+#define FLUSH_FIELDS(F) F(id, session_id) F(u32, writer_no) F(u64, flush_no)
+#define DUE_FIELDS(F) F(u64, due_in_ms)
+#define AGE_FIELDS(F) F(u64, age_ms)
+
+/* Of an item of one of its lists. */
+#define DELIVERY_FIELDS(F)   \
+	F(u32, partition_id) \
+	F(u64, seq)          \
+	F(u64, stamp)        \
+	F(u64, timer_id)     \
+	F(u32, attempt)      \
+	F(result, result)    \
+	F(short, reason)
+#define HEAD_FIELDS(F) F(u32, tenant_id) F(u32, partition_id) F(u64, next_seq)
+#define USE_FIELDS(F)         \
+	F(u32, tenant_id)     \
+	F(u64, subject)       \
+	F(u32, connections)   \
+	F(u32, subscriptions) \
+	F(u64, events)        \
+	F(u64, bytes)         \
+	F(u32, waiting)       \
+	F(u32, told)          \
+	F(flag, watched)
+
+#define PUT(kind, member) put_##kind(b, from->member);
+#define GET(kind, member) to->member = get_##kind(r);
+#define LEAST(kind, member) +(LEAST_##kind)
+
+/* Bytes of an item at least: a count that its frame has no room for is refused. */
+enum {
+	LEAST_u8 = 1,
+	LEAST_result = 1,
+	LEAST_flag = 1,
+	LEAST_short = 2,
+	LEAST_u32 = 4,
+	LEAST_u64 = 8,
+};
+
+#define FIELDS(name, type, fields)                              \
+	static void put_##name(struct buf *b, const type *from) \
+	{                                                       \
+		fields(PUT)                                     \
+	}                                                       \
+                                                                \
+	static void get_##name(struct reader *r, type *to)      \
+	{                                                       \
+		fields(GET)                                     \
+	}
+
+/* n_NAMES and NAMES of a message are NAMES of the decoder, whose room is cap_NAMES. */
+#define LIST(name, names, type, max, fields)                                    \
+	FIELDS(name, type, fields)                                              \
+                                                                                \
+	static void put_##names(struct buf *b, const struct peer_message *from) \
+	{                                                                       \
+		assert(from->n_##names <= (max));                               \
+		put_u32(b, (uint32_t)from->n_##names);                          \
+		for (size_t i = 0; i < from->n_##names; i++)                    \
+			put_##name(b, &from->names[i]);                         \
+	}                                                                       \
+                                                                                \
+	static void get_##names(struct reader *r, struct peer_message *to)      \
+	{                                                                       \
+		struct peer_decoder *d = r->decoder;                            \
+		size_t n = get_count(r, max, fields(LEAST));                    \
+                                                                                \
+		if (n > d->cap_##names) {                                       \
+			d->cap_##names = n;                                     \
+			d->names = xrealloc(d->names, n * sizeof *d->names);    \
+		}                                                               \
+		for (size_t i = 0; i < n && !r->bad; i++)                       \
+			get_##name(r, &d->names[i]);                            \
+		to->n_##names = n;                                              \
+		to->names = d->names;                                           \
+	}
+
+FIELDS(tenant, struct peer_message, TENANT_FIELDS)
+FIELDS(name, struct peer_message, NAME_FIELDS)
+FIELDS(epoch, struct peer_message, EPOCH_FIELDS)
+FIELDS(filters, struct peer_message, FILTERS_FIELDS)
+FIELDS(consumers, struct peer_message, CONSUMERS_FIELDS)
+FIELDS(expiry, struct peer_message, EXPIRY_FIELDS)
+FIELDS(credit, struct peer_message, CREDIT_FIELDS)
+FIELDS(event, struct peer_message, EVENT_FIELDS)
+FIELDS(flush, struct peer_message, FLUSH_FIELDS)
+FIELDS(due, struct peer_message, DUE_FIELDS)
+FIELDS(age, struct peer_message, AGE_FIELDS)
+LIST(delivery, deliveries, struct peer_delivery, PEER_DELIVERIES_MAX, DELIVERY_FIELDS)
+LIST(head, heads, struct bus_head, PEER_HEADS_MAX, HEAD_FIELDS)
+LIST(use, uses, struct peer_use, PEER_USES_MAX, USE_FIELDS)
 
 enum { POLICY_ORDERED = 1 << 0, POLICY_PIN = 1 << 1 };
 
@@ -204,147 +316,6 @@ static void get_policy(struct reader *r, struct peer_message *m)
 	p->pin = flags & POLICY_PIN;
 }
 
-static void put_consumers(struct buf *b, const struct peer_message *m)
-{
-	buf_u32be(b, m->consumers);
-}
-
-static void get_consumers(struct reader *r, struct peer_message *m)
-{
-	m->consumers = get_u32(r);
-}
-
-static void put_expiry(struct buf *b, const struct peer_message *m)
-{
-	buf_u32be(b, m->expiry_s);
-}
-
-static void get_expiry(struct reader *r, struct peer_message *m)
-{
-	m->expiry_s = get_u32(r);
-}
-
-static void put_credit(struct buf *b, const struct peer_message *m)
-{
-	buf_u32be(b, m->credit);
-}
-
-static void get_credit(struct reader *r, struct peer_message *m)
-{
-	m->credit = get_u32(r);
-}
-
-enum { DELIVERY_LEAST = 4 + 8 + 8 + 8 + 4 + 1 + 2, HEAD_SIZE = 4 + 4 + 8 };
-
-static void put_deliveries(struct buf *b, const struct peer_message *m)
-{
-	assert(m->n_deliveries <= PEER_DELIVERIES_MAX);
-	buf_u32be(b, (uint32_t)m->n_deliveries);
-	for (size_t i = 0; i < m->n_deliveries; i++) {
-		const struct peer_delivery *d = &m->deliveries[i];
-
-		buf_u32be(b, d->partition_id);
-		put_u64(b, d->seq);
-		put_u64(b, d->stamp);
-		put_u64(b, d->timer_id);
-		buf_u32be(b, d->attempt);
-		buf_u8(b, d->result);
-		put_short(b, d->reason);
-	}
-}
-
-static void get_delivery(struct reader *r, struct peer_delivery *d)
-{
-	d->partition_id = get_u32(r);
-	d->seq = get_u64(r);
-	d->stamp = get_u64(r);
-	d->timer_id = get_u64(r);
-	d->attempt = get_u32(r);
-	d->result = get_u8(r);
-	d->reason = get_short(r);
-	if (d->result > PEER_FLYING)
-		refuse(r, "no result of a delivery");
-}
-
-static void get_deliveries(struct reader *r, struct peer_message *m)
-{
-	struct peer_decoder *d = r->decoder;
-	size_t n = get_count(r, PEER_DELIVERIES_MAX, DELIVERY_LEAST);
-
-	if (m->type == PEER_DELIVER && n != 1)
-		refuse(r, "not one delivery");
-	if (n > d->cap_deliveries) {
-		d->cap_deliveries = n;
-		d->deliveries = xrealloc(d->deliveries, n * sizeof *d->deliveries);
-	}
-	for (size_t i = 0; i < n && !r->bad; i++)
-		get_delivery(r, &d->deliveries[i]);
-	m->n_deliveries = n;
-	m->deliveries = d->deliveries;
-}
-
-static void put_event(struct buf *b, const struct peer_message *m)
-{
-	put_long(b, m->attributes);
-	put_long(b, m->body);
-	put_u64(b, m->gap_from);
-	put_u64(b, m->gap_to);
-}
-
-static void get_event(struct reader *r, struct peer_message *m)
-{
-	m->attributes = get_long(r);
-	m->body = get_long(r);
-	m->gap_from = get_u64(r);
-	m->gap_to = get_u64(r);
-}
-
-static void put_flush(struct buf *b, const struct peer_message *m)
-{
-	assert(m->n_heads <= PEER_HEADS_MAX);
-	buf_append(b, m->session_id.b, sizeof m->session_id.b);
-	buf_u32be(b, m->writer_no);
-	put_u64(b, m->flush_no);
-	buf_u32be(b, (uint32_t)m->n_heads);
-	for (size_t i = 0; i < m->n_heads; i++) {
-		buf_u32be(b, m->heads[i].tenant_id);
-		buf_u32be(b, m->heads[i].partition_id);
-		put_u64(b, m->heads[i].next_seq);
-	}
-}
-
-static void get_flush(struct reader *r, struct peer_message *m)
-{
-	struct peer_decoder *d = r->decoder;
-	size_t n;
-
-	m->session_id = get_id(r);
-	m->writer_no = get_u32(r);
-	m->flush_no = get_u64(r);
-	n = get_count(r, PEER_HEADS_MAX, HEAD_SIZE);
-	if (n > d->cap_heads) {
-		d->cap_heads = n;
-		d->heads = xrealloc(d->heads, n * sizeof *d->heads);
-	}
-	for (size_t i = 0; i < n; i++) {
-		d->heads[i].tenant_id = get_u32(r);
-		d->heads[i].partition_id = get_u32(r);
-		d->heads[i].next_seq = get_u64(r);
-	}
-	m->n_heads = n;
-	m->heads = d->heads;
-}
-
-static void put_due(struct buf *b, const struct peer_message *m)
-{
-	put_u64(b, m->due_in_ms);
-}
-
-static void get_due(struct reader *r, struct peer_message *m)
-{
-	m->due_in_ms = get_u64(r);
-}
-
 /* In the order of their bytes. */
 enum {
 	TENANT = 1 << 0,
@@ -358,7 +329,10 @@ enum {
 	DELIVERIES = 1 << 8,
 	EVENT = 1 << 9,
 	FLUSH = 1 << 10,
-	DUE = 1 << 11,
+	HEADS = 1 << 11,
+	DUE = 1 << 12,
+	USES = 1 << 13,
+	AGE = 1 << 14,
 };
 
 static const struct group {
@@ -377,7 +351,10 @@ static const struct group {
         {DELIVERIES, put_deliveries, get_deliveries},
         {EVENT, put_event, get_event},
         {FLUSH, put_flush, get_flush},
+        {HEADS, put_heads, get_heads},
         {DUE, put_due, get_due},
+        {USES, put_uses, get_uses},
+        {AGE, put_age, get_age},
 };
 enum { GROUPS = sizeof groups / sizeof groups[0] };
 
@@ -385,7 +362,7 @@ static const struct type {
 	const char *name;
 	unsigned groups;
 } types[] = {
-        [PEER_STORED] = {"stored", FLUSH},
+        [PEER_STORED] = {"stored", FLUSH | HEADS},
         [PEER_DUE] = {"due", DUE},
         [PEER_OWNER] = {"owner", TENANT | NAME | EPOCH},
         [PEER_HELD] = {"held", TENANT | NAME | EPOCH | DELIVERIES},
@@ -397,6 +374,8 @@ static const struct type {
         [PEER_DELIVER] = {"deliver", TENANT | EPOCH | DELIVERIES | EVENT},
         [PEER_SETTLE] = {"settle", TENANT | EPOCH | DELIVERIES},
         [PEER_DETACH] = {"detach", TENANT | NAME},
+        [PEER_USE] = {"use", USES},
+        [PEER_OPENED] = {"opened", TENANT | NAME | AGE},
 };
 enum { TYPES = sizeof types / sizeof types[0] };
 
@@ -516,6 +495,7 @@ void peer_decoder_release(struct peer_decoder *d)
 {
 	free(d->deliveries);
 	free(d->heads);
+	free(d->uses);
 	*d = (struct peer_decoder){0};
 }
 
@@ -533,5 +513,7 @@ int peer_decode(struct peer_decoder *d, const struct peer_frame *f, struct peer_
 		if (t->groups & groups[i].bit)
 			groups[i].get(&r, m);
 	}
+	if (m->type == PEER_DELIVER && m->n_deliveries != 1)
+		refuse(&r, "not one delivery");
 	return read_end(&r, t->name, e);
 }

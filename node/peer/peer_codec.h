@@ -24,7 +24,7 @@ enum {
 	 * whose every byte takes six in JSON, and slack. */
 	PEER_FRAME_MAX = 64 << 20,
 	PEER_HELLO_MAX = 512,         /* the same of the first frame */
-	PEER_TYPES = PEER_DETACH + 1, /* enum peer_type is below it */
+	PEER_TYPES = PEER_OPENED + 1, /* enum peer_type is below it */
 	PEER_HEADS_MAX = 4096,        /* likewise: more than a turn's flushes have */
 };
 
@@ -68,6 +68,8 @@ struct peer_decoder {
 	size_t cap_deliveries;
 	struct bus_head *heads;
 	size_t cap_heads;
+	struct peer_use *uses;
+	size_t cap_uses;
 };
 
 void peer_decoder_release(struct peer_decoder *d);

@@ -41,6 +41,27 @@ state_field() { # NAME
 	sed -n "s/^$1: *//p" "$DIR/data/grastate.dat"
 }
 
+recovered_position() {
+	sed -n 's/.*WSREP: Recovered position: *//p' "$DIR/recover.log" | tail -n 1
+}
+
+# Now and then the server that finds out does not end by itself, and takes memory for ever: once it
+# has said where it is, it is not waited for long. It listens where nobody finds it: a node that
+# connected would keep it from ending, too.
+recover() {
+	local pid
+	"${PROGRAM[@]}" "${ARGS[@]}" --wsrep-recover --skip-networking --socket="${SOCKET}r" \
+		>"$DIR/recover.log" 2>&1 &
+	pid=$!
+	while kill -0 "$pid" 2>/dev/null && [ -z "$(recovered_position)" ]; do sleep 0.1; done
+	for _ in $(seq 50); do
+		kill -0 "$pid" 2>/dev/null || break
+		sleep 0.1
+	done
+	kill -9 "$pid" 2>/dev/null || true
+	wait "$pid" 2>/dev/null || true
+}
+
 # After a crash the file says -1: the engine's log knows the last transaction. Prints UUID SEQNO.
 recovered_state() {
 	local seqno at
@@ -50,8 +71,8 @@ recovered_state() {
 		return
 	fi
 	server_args
-	"${PROGRAM[@]}" "${ARGS[@]}" --wsrep-recover >"$DIR/recover.log" 2>&1 || true
-	at=$(sed -n 's/.*WSREP: Recovered position: *//p' "$DIR/recover.log" | tail -n 1)
+	recover
+	at=$(recovered_position)
 	[ -n "$at" ] || die "member ${DIR##*/} does not know its state: see $DIR/recover.log"
 	at=${at%%,*} # a domain may follow
 	echo "${at%%:*} ${at#*:}"

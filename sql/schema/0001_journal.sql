@@ -7,33 +7,36 @@ CREATE TABLE IF NOT EXISTS tenant (
   name           VARBINARY(64)     NOT NULL COMMENT 'unique for ever, also after deletion',
   state          TINYINT UNSIGNED  NOT NULL DEFAULT 1 COMMENT '1 active, 2 suspended, 3 deleted',
   weight         SMALLINT UNSIGNED NOT NULL DEFAULT 1 COMMENT 'share of a flush relative to other tenants',
-  partitions     SMALLINT UNSIGNED NOT NULL DEFAULT 1 COMMENT 'heads in use: partition_id 0 .. partitions-1',
+  partitions     SMALLINT UNSIGNED NOT NULL DEFAULT 1 COMMENT 'heads in use: partition_id first_partition .. first_partition + partitions - 1',
   max_connections      INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'this and below: 0 = the node default',
   max_events_per_s     INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'publish rate, events',
   max_bytes_per_s      BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'publish rate, payload bytes',
   max_event_bytes      INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'payload of one event',
-  max_subscriptions    INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'durable and ephemeral',
+  max_subscriptions    INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'durable ones, and sessions that end with their connection',
   max_stored_bytes     BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'attribute and payload bytes in the journal',
   max_backlog_events   BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'per subscription, oldest given up first',
   retention_s          INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'age at which events may go',
+  max_filters          INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'topic filters of one session, at most 100',
+  max_in_flight        INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'deliveries to one connection not acknowledged yet, at most 1024',
+  max_backlog_s        INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'per subscription: older events are given up',
+  max_scheduled        INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'events that wait for their time',
+  max_dead_letters     INT UNSIGNED    NOT NULL DEFAULT 0 COMMENT 'of all its queues; at it what fails is tried again instead',
   created_at     DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+  full_since     DATETIME(3)       NULL COMMENT 'written by retention: publishes are refused, because a pinned queue holds max_stored_bytes',
+  first_partition SMALLINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'of the heads in use; a change of partitions takes fresh ones, never used before',
+  name_text      VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin GENERATED ALWAYS AS (CONVERT(name USING utf8mb4)) VIRTUAL COMMENT 'for views that are asked for one tenant: by key',
   PRIMARY KEY (tenant_id),
-  UNIQUE KEY tenant_name (name)
+  UNIQUE KEY tenant_name (name),
+  KEY tenant_name_text (name_text),
+  KEY tenant_full (full_since)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='an isolated namespace';
-
-CREATE TABLE IF NOT EXISTS storage_full (
-  tenant_id      INT UNSIGNED      NOT NULL,
-  stored_bytes   BIGINT UNSIGNED   NOT NULL COMMENT 'when it was found full',
-  since          DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
-  PRIMARY KEY (tenant_id)
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='written by retention: tenants whose publishes are refused, because a pinned queue holds their limit of bytes';
 
 CREATE TABLE IF NOT EXISTS tenant_key (
   issuer         VARBINARY(255)    NOT NULL COMMENT 'the iss claim it verifies',
   kid            VARBINARY(128)    NOT NULL COMMENT 'the kid header it verifies',
   tenant_id      INT UNSIGNED      NOT NULL COMMENT 'whose tokens these are: the only source of the tenant',
   alg            VARBINARY(16)     NOT NULL COMMENT 'HS256, RS256, ES256 ...: the only one accepted',
-  key_material   BLOB              NOT NULL COMMENT 'PEM public key, or the raw secret of an HS key',
+  key_material   BLOB              NOT NULL COMMENT 'PEM public key, the raw secret of an HS key, or either as a JWK',
   state          TINYINT UNSIGNED  NOT NULL DEFAULT 1 COMMENT '1 active, 2 revoked',
   created_at     DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
   PRIMARY KEY (issuer, kid),
@@ -41,10 +44,10 @@ CREATE TABLE IF NOT EXISTS tenant_key (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='which key verifies which tenant';
 
 CREATE TABLE IF NOT EXISTS change_counter (
-  id             TINYINT UNSIGNED  NOT NULL COMMENT 'always 1',
+  id             TINYINT UNSIGNED  NOT NULL COMMENT '1 tenants and keys, 2 revocations, 3 issuers, 4 certificates',
   changes        BIGINT UNSIGNED   NOT NULL COMMENT 'raised in the transaction of every admin change; nodes poll it',
   PRIMARY KEY (id)
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='one row: has anything changed?';
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='has anything changed?';
 
 INSERT INTO change_counter (id, changes) VALUES (1, 0) ON DUPLICATE KEY UPDATE id = id;
 
@@ -55,8 +58,10 @@ CREATE TABLE IF NOT EXISTS node_session (
   state          TINYINT UNSIGNED  NOT NULL DEFAULT 1 COMMENT '1 live, 0 ended for good',
   renewals       BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'still standing = not alive; no clock decides',
   taken          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'subscriptions that others took by force',
+  max_subscriptions INT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'its --max-subscriptions, which procedures keep too; 0 = none',
   started_at     DATETIME(3)       NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
   ended_at       DATETIME(3)       NULL COMMENT 'set with state 0',
+  ended_minutes  SMALLINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'since then, as leaders counted them; no clock decides',
   live_name      VARBINARY(128)    GENERATED ALWAYS AS (CASE WHEN state = 1 THEN name END) VIRTUAL COMMENT 'one live session per name, also between two that open at once',
   PRIMARY KEY (session_id),
   UNIQUE KEY node_session_name (live_name),
@@ -79,6 +84,8 @@ CREATE TABLE IF NOT EXISTS head (
   bytes          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'attribute and payload bytes ever appended',
   first_seq      BIGINT UNSIGNED   NOT NULL DEFAULT 1 COMMENT 'retention took everything below',
   removed_bytes  BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'of bytes: what retention took',
+  layout         SMALLINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'first partition_id of those made with it; readers finish one layout before the next',
+  sealed_at      DATETIME(3)       NULL COMMENT 'a later layout took over: nothing is appended here any more',
   PRIMARY KEY (tenant_id, partition_id)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='where a partition ends';
 
@@ -134,5 +141,7 @@ CREATE TABLE IF NOT EXISTS cursors (
   commit_no       BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'raised by each commit: no write lands twice or late',
   acked_through   BIGINT UNSIGNED   NOT NULL COMMENT 'every event up to and with this one is done',
   acked_ahead     BLOB              NOT NULL COMMENT 'ranges done beyond it, packed; empty = none',
+  gap_from        BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'from here, and below gap_to, events went undelivered, and a delivery has to say so; 0 = none',
+  gap_to          BIGINT UNSIGNED   NOT NULL DEFAULT 0,
   PRIMARY KEY (tenant_id, subscription_id, partition_id)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='how far a subscription is in a partition';

@@ -1,10 +1,13 @@
--- What an admin reads at a SQL prompt. One text for MariaDB and MySQL.
+-- What an admin reads at a SQL prompt. One text for MariaDB and MySQL. A view that is a query within a query
+-- takes no locks, whatever whoever reads it writes behind it: FOR UPDATE and LOCK IN SHARE MODE do not get to the
+-- tables within, whose rows nodes change all the time. (A transaction that is SERIALIZABLE locks them all the
+-- same.) MariaDB makes all of such a view before it looks at a LIMIT, so of what may be large it is MySQL's alone.
 
 -- Events as rows. Attributes a publisher left out are absent in the journal and made here, as the
 -- node makes them on delivery. Ask for a range with
 --   WHERE tenant_id = .. AND partition_id = .. AND base_seq BETWEEN a-1000 AND b AND seq BETWEEN a AND b
 -- since only base_seq reaches the primary key (a batch holds at most 1000 events).
-CREATE OR REPLACE VIEW event AS
+CREATE OR REPLACE VIEW event AS /*!80000 SELECT * FROM ( */
 SELECT j.tenant_id                                        AS tenant_id,
        CONVERT(t.name USING utf8mb4)                      AS tenant,
        j.partition_id                                     AS partition_id,
@@ -51,10 +54,11 @@ SELECT j.tenant_id                                        AS tenant_id,
          corr       VARCHAR(1024)    PATH '$.corr',
          caus       VARCHAR(1024)    PATH '$.caus',
          o          INT UNSIGNED     PATH '$.o',
-         l          INT UNSIGNED     PATH '$.l')) AS e;
+         l          INT UNSIGNED     PATH '$.l')) AS e /*!80000 ) v */;
 
--- Subscriptions with how far behind they are: one row per partition, lag from the head alone.
-CREATE OR REPLACE VIEW subscription_lag AS
+-- Subscriptions with how far behind they are: one row per partition, lag from the head alone. One that
+-- has still to finish a layout of the tenant's partitions has all of those after it before it.
+CREATE OR REPLACE VIEW subscription_lag AS SELECT * FROM (
 SELECT s.tenant_id                              AS tenant_id,
        CONVERT(t.name USING utf8mb4)            AS tenant,
        s.subscription_id                        AS subscription_id,
@@ -66,11 +70,16 @@ SELECT s.tenant_id                              AS tenant_id,
        LOWER(HEX(s.owner))                      AS owner,
        s.epoch                                  AS epoch,
        s.expires_at                             AS expires_at,
-       c.partition_id                           AS partition_id,
-       c.acked_through                          AS acked_through,
+       h.partition_id                           AS partition_id,
+       COALESCE(c.acked_through, 0)             AS acked_through,
        h.next_seq                               AS next_seq,
-       CAST(GREATEST(h.next_seq, c.acked_through + 1) - c.acked_through - 1 AS UNSIGNED) AS behind
+       CAST(GREATEST(h.next_seq, COALESCE(c.acked_through, 0) + 1) - COALESCE(c.acked_through, 0) - 1
+            AS UNSIGNED)                        AS behind
   FROM subscription s
   JOIN tenant t ON t.tenant_id = s.tenant_id
-  JOIN cursors c ON c.tenant_id = s.tenant_id AND c.subscription_id = s.subscription_id
-  JOIN head h ON h.tenant_id = c.tenant_id AND h.partition_id = c.partition_id;
+  JOIN head h ON h.tenant_id = s.tenant_id
+  LEFT JOIN cursors c ON c.tenant_id = s.tenant_id AND c.subscription_id = s.subscription_id
+       AND c.partition_id = h.partition_id
+ WHERE c.partition_id IS NOT NULL
+    OR h.layout > (SELECT MAX(m.partition_id) FROM cursors m
+                    WHERE m.tenant_id = s.tenant_id AND m.subscription_id = s.subscription_id)) v;

@@ -2,7 +2,7 @@
 -- on (dead letters), and what admins and the nodes did (audit).
 
 CREATE TABLE IF NOT EXISTS role (
-  role           TINYINT UNSIGNED  NOT NULL COMMENT '1 timers, 2 retention',
+  role           TINYINT UNSIGNED  NOT NULL COMMENT '1 timers, 2 retention, 3 inbox, 4 issuers',
   owner          BINARY(16)        NULL COMMENT 'node session that has it; null or not live = free',
   epoch          BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'raised by every claim',
   writes         BIGINT UNSIGNED   NOT NULL DEFAULT 0 COMMENT 'raised first in every transaction made in the role',
@@ -21,17 +21,19 @@ CREATE TABLE IF NOT EXISTS timer (
   name            VARBINARY(255)   NULL COMMENT 'scheduled publish: its name, to cancel or replace it; will: client id',
   session_id      BINARY(16)       NULL COMMENT 'will: the node session its client is connected to',
   delay_ms        BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'will: due this long after its client was lost',
+  will_expiry_ms  BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'will: message expiry, counted from when it is published; 0 = none',
   partition_id    SMALLINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'retry, parked: where the event was published; else where it goes',
   seq             BIGINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT 'and its number there; will: its random id',
   attempt         INT UNSIGNED     NOT NULL DEFAULT 0 COMMENT 'attempts made so far',
   ordering        VARBINARY(1024)  NOT NULL DEFAULT '' COMMENT 'ordered queue: the event''s key, else its topic',
   history         LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'JSON array, an object per failed attempt: at, reason',
+  refused         VARBINARY(255)   NULL COMMENT 'why the database does not take it into the journal; then it has no due_at: see timer_retry',
   created_at      DATETIME(3)      NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
   attributes      LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'as in journal, of one event',
   body            LONGBLOB         NOT NULL COMMENT 'its payload',
   PRIMARY KEY (timer_id),
   UNIQUE KEY timer_name (tenant_id, kind, subject, name),
-  KEY timer_due (subscription_id, due_at, timer_id),
+  KEY timer_due (subscription_id, due_at, timer_id, tenant_id), -- of whom many rows may have to be passed over
   KEY timer_tenant (subscription_id, tenant_id, due_at, timer_id),
   KEY timer_session (session_id)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='an event waiting for its time';
