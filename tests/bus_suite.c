@@ -334,8 +334,10 @@ static void test_claim(void **state)
 
 	first.create = false;
 	assert_int_equal(suite_claim(env, env->bus, &first), SQL_FATAL);
+	assert_true(first.absent);
 	first.create = true;
 	assert_int_equal(suite_claim(env, env->bus, &first), SQL_OK);
+	assert_false(first.absent);
 	assert_true(first.created);
 	assert_int_equal(first.n_cursors, 2);
 	assert_int_equal(first.cursors[0].acked_through, 4);
@@ -438,7 +440,9 @@ static struct bus_cursor_row row_of(struct bus_env *env, const struct bus_claim 
 	        .to = {.partition_id = partition_id,
 	               .acked_through = acked,
 	               .commit_no = commit_no,
-	               .acked_ahead = slice("\x01\x00\xff\x27", 4)},
+	               .acked_ahead = slice("\x01\x00\xff\x27", 4),
+	               .gap_from = acked / 2,
+	               .gap_to = acked},
 	};
 }
 
@@ -470,6 +474,10 @@ static void test_cursor_commit_is_fenced(void **state)
 	assert_int_equal(again.cursors[0].acked_through, 20);
 	assert_int_equal(again.cursors[0].commit_no, 2);
 	assert_true(slice_eq(again.cursors[0].acked_ahead, slice("\x01\x00\xff\x27", 4)));
+	assert_int_equal(again.cursors[0].gap_from, 10);
+	assert_int_equal(again.cursors[0].gap_to, 20);
+	assert_int_equal(again.cursors[1].gap_from, 5); /* of many at once */
+	assert_int_equal(again.cursors[1].gap_to, 11);
 	assert_int_equal(again.cursors[1].acked_through, 11);
 	assert_int_equal(again.cursors[2].acked_through, 12);
 	req.n = 1; /* the epoch before this claim is worth nothing now */
@@ -509,6 +517,54 @@ static uint32_t expire(struct bus_env *env)
 	return req.removed;
 }
 
+/* All that a node has, at once: what is not its own any more is not the others' loss. */
+static void test_many_releases(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_claim *claims = xcalloc(MANY, sizeof *claims);
+	struct bus_change *changes = xcalloc(MANY, sizeof *changes);
+	bool done[MANY] = {false};
+	char name[16];
+
+	for (size_t i = 0; i < MANY; i++) {
+		claims[i] = claim_of(env, NULL, 0);
+		snprintf(name, sizeof name, "r%zu", i);
+		claims[i].name = slice_str(name);
+		assert_int_equal(suite_claim(env, env->bus, &claims[i]), SQL_OK);
+	}
+	for (size_t i = MANY; i-- > 0;) {
+		changes[i] = (struct bus_change){.done = on_change,
+		                                 .arg = &done[i],
+		                                 .verb = BUS_CHANGE_RELEASE,
+		                                 .tenant_id = env->tenant_id,
+		                                 .subscription_id = claims[i].subscription_id,
+		                                 .epoch = claims[i].epoch - (i % 10 == 7),
+		                                 .expiry_s = i % 10 ? 3600 : UINT32_MAX,
+		                                 .idle_s = i % 10 ? 3600 * (i % 10 == 1) : 0};
+		env->bus->ops->change(env->bus, &changes[i]);
+	}
+	for (size_t i = 0; i < MANY; i++) {
+		pump_until(env, &done[i]);
+		assert_int_equal(changes[i].outcome, i % 10 == 7 ? SQL_LOST : SQL_OK);
+		release(env, &claims[i]);
+		if (i > 20 || !env->other)
+			continue;
+		snprintf(name, sizeof name, "r%zu", i);
+		claims[i] = claim_of(env, NULL, 0);
+		claims[i].name = slice_str(name);
+		assert_int_equal(suite_claim(env, env->other, &claims[i]),
+		                 i % 10 == 7 ? SQL_LOST : SQL_OK);
+		if (i % 10 != 7)
+			assert_int_equal(claims[i].created, i % 10 == 1); /* it had expired */
+		if (i % 10 == 0)
+			assert_int_equal(claims[i].stored_expiry_s, UINT32_MAX);
+		release(env, &claims[i]);
+	}
+	expire(env);
+	free(changes);
+	free(claims);
+}
+
 static void test_change(void **state)
 {
 	struct bus_env *env = *state;
@@ -529,8 +585,9 @@ static void test_change(void **state)
 
 	for (int verb = BUS_CHANGE_FILTERS; verb <= BUS_CHANGE_DELETE; verb++)
 		assert_int_equal(change(env, &claim, (enum bus_change_verb)verb, 0), SQL_LOST);
-	assert_int_equal(change(env, &again, BUS_CHANGE_RELEASE, 0), SQL_OK);
-	assert_int_equal(change(env, &again, BUS_CHANGE_RELEASE, 0), SQL_LOST);
+	assert_int_equal(change(env, &again, BUS_CHANGE_RELEASE, 60), SQL_OK);
+	assert_int_equal(change(env, &again, BUS_CHANGE_RELEASE, 60), SQL_OK); /* it is free */
+	assert_int_equal(change(env, &again, BUS_CHANGE_FILTERS, 60), SQL_LOST);
 	last.create = false;
 	assert_int_equal(suite_claim(env, env->bus, &last), SQL_OK);
 	assert_int_equal(change(env, &last, BUS_CHANGE_DELETE, 0), SQL_OK);
@@ -545,22 +602,28 @@ static void test_expiry(void **state)
 	struct bus_env *env = *state;
 	struct bus_claim claim = claim_of(env, NULL, 0);
 	struct bus_claim again = claim_of(env, NULL, 0);
+	struct bus_claim last = claim_of(env, NULL, 0);
 
 	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
-	assert_int_equal(change(env, &claim, BUS_CHANGE_IDLE, 3600), SQL_OK);
+	assert_int_equal(change(env, &claim, BUS_CHANGE_RELEASE, 3600), SQL_OK);
 	assert_int_equal(expire(env), 0);
-	assert_int_equal(change(env, &claim, BUS_CHANGE_ACTIVE, 0), SQL_OK);
-	assert_int_equal(change(env, &claim, BUS_CHANGE_IDLE, UINT32_MAX), SQL_OK);
-	assert_int_equal(expire(env), 0);
-	assert_int_equal(change(env, &claim, BUS_CHANGE_IDLE, 0), SQL_OK);
-	assert_int_equal(change(env, &claim, BUS_CHANGE_ACTIVE, 0), SQL_LOST); /* too late */
 	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
-	assert_true(again.created); /* what has expired is not there, removed or not */
-	assert_int_equal(change(env, &again, BUS_CHANGE_IDLE, 0), SQL_OK);
+	assert_false(again.created); /* in time */
+	assert_int_equal(again.stored_expiry_s, 3600);
+	assert_int_equal(change(env, &again, BUS_CHANGE_RELEASE, UINT32_MAX), SQL_OK);
+	assert_int_equal(expire(env), 0);
+	release(env, &again);
+	assert_int_equal(suite_claim(env, env->bus, &again), SQL_OK);
+	assert_int_equal(again.stored_expiry_s, UINT32_MAX);
+	assert_int_equal(change(env, &again, BUS_CHANGE_RELEASE, 0), SQL_OK);
+	assert_int_equal(suite_claim(env, env->bus, &last), SQL_OK);
+	assert_true(last.created); /* what has expired is not there, removed or not */
+	assert_int_equal(change(env, &last, BUS_CHANGE_RELEASE, 0), SQL_OK);
 	assert_int_equal(expire(env), 1);
-	assert_int_equal(change(env, &again, BUS_CHANGE_FILTERS, 0), SQL_LOST);
+	assert_int_equal(change(env, &last, BUS_CHANGE_RELEASE, 0), SQL_LOST);
 	release(env, &claim);
 	release(env, &again);
+	release(env, &last);
 }
 
 /* ---- two nodes ----------------------------------------------------------------------------------
@@ -580,7 +643,7 @@ static void test_one_owner_at_a_time(void **state)
 	assert_int_equal(suite_claim(env, env->bus, &mine), SQL_OK);
 	assert_int_equal(suite_claim(env, env->other, &theirs), SQL_LOST);
 	assert_true(id128_eq(&theirs.holder.session_id, &env->bus->session_id));
-	assert_int_equal(change(env, &mine, BUS_CHANGE_RELEASE, 0), SQL_OK);
+	assert_int_equal(change(env, &mine, BUS_CHANGE_RELEASE, 60), SQL_OK);
 	assert_int_equal(suite_claim(env, env->other, &theirs), SQL_OK);
 	assert_false(theirs.created);
 	assert_int_equal(theirs.epoch, mine.epoch + 1);
@@ -703,6 +766,23 @@ static struct bus_retries retries(struct bus_env *env, const struct bus_claim *c
 	return req;
 }
 
+static void on_stock(struct bus_stock *req)
+{
+	*(bool *)req->arg = true;
+}
+
+static struct bus_stock stock_of(struct bus_env *env)
+{
+	bool done = false;
+	struct bus_stock req = {.done = on_stock, .arg = &done, .tenant_id = env->tenant_id};
+
+	env->bus->ops->stock(env->bus, &req);
+	assert_false(done);
+	suite_wait(env, &done);
+	assert_int_equal(req.outcome, SQL_OK);
+	return req;
+}
+
 static void retries_release(struct bus_retries *req)
 {
 	for (size_t i = 0; i < req->n; i++)
@@ -720,6 +800,7 @@ static void test_failed_events_wait(void **state)
 	struct settling s;
 	struct bus_retries r;
 	uint64_t known;
+	uint64_t dead = stock_of(env).dead_letters;
 
 	assert_int_equal(suite_append(env, env->bus, 0, &b, 1), SQL_OK);
 	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
@@ -731,6 +812,7 @@ static void test_failed_events_wait(void **state)
 	assert_int_equal(call_settle(env, env->bus, &s.req), SQL_OK);
 	assert_true(s.failures[0].made && s.failures[1].made && s.failures[2].made);
 	assert_int_equal(s.failures[3].made, 0);
+	assert_int_equal(stock_of(env).dead_letters, dead + 1);
 	known = s.failures[1].made;
 
 	r = retries(env, &claim, NULL, 0);
@@ -850,6 +932,80 @@ static void test_settle_is_fenced(void **state)
 	release(env, &again);
 }
 
+static void on_reported(struct bus_report *req)
+{
+	*(bool *)req->arg = true;
+}
+
+enum sql_outcome suite_report(struct bus_env *env, struct bus *bus, const struct bus_usage *rows,
+                              size_t n)
+{
+	bool done = false;
+	struct bus_report req = {.done = on_reported, .arg = &done, .n = n, .rows = rows};
+
+	bus->ops->report(bus, &req);
+	assert_false(done);
+	suite_wait(env, &done);
+	return req.outcome;
+}
+
+/* Taken from everybody, as often as it is said; of a tenant that is not there it is no mistake. */
+static void test_report(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_usage rows[2] = {{.tenant_id = env->tenant_id, .connections = 1},
+	                            {.tenant_id = 88888, .connections = 1}};
+
+	assert_int_equal(suite_report(env, env->bus, rows, 2), SQL_OK);
+	assert_int_equal(suite_report(env, env->bus, rows, 1), SQL_OK);
+	if (env->other)
+		assert_int_equal(suite_report(env, env->other, rows, 1), SQL_OK);
+}
+
+/* What a tenant has: bytes, subscriptions, and nothing of another's. */
+static void test_stock(void **state)
+{
+	struct bus_env *env = *state;
+	struct bus_stock before = stock_of(env);
+	struct bus_stock after;
+	struct bus_claim claim = queue_claim(env, NULL);
+
+	claim.n_starts = 0;
+	assert_int_equal(suite_claim(env, env->bus, &claim), SQL_OK);
+	after = stock_of(env);
+	assert_int_equal(after.subscriptions, before.subscriptions + claim.created);
+	assert_int_equal(after.stored_bytes, before.stored_bytes);
+	assert_int_equal(after.scheduled, before.scheduled);
+	env->tenant_id += 100000;
+	after = stock_of(env);
+	assert_int_equal(
+	        after.subscriptions + after.stored_bytes + after.scheduled + after.dead_letters, 0);
+	env->tenant_id -= 100000;
+	release(env, &claim);
+}
+
+static void on_note(struct bus_note *req)
+{
+	*(bool *)req->arg = true;
+}
+
+static void test_note(void **state)
+{
+	struct bus_env *env = *state;
+	bool done = false;
+	struct bus_note req = {.done = on_note,
+	                       .arg = &done,
+	                       .tenant_id = env->tenant_id,
+	                       .action = slice_str("test.note"),
+	                       .target = slice_str("7"),
+	                       .detail = slice_str("{\"partition\":0}")};
+
+	env->bus->ops->note(env->bus, &req);
+	assert_false(done);
+	suite_wait(env, &done);
+	assert_int_equal(req.outcome, SQL_OK);
+}
+
 int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
 {
 #define TEST(f)                         \
@@ -867,6 +1023,7 @@ int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
 	        TEST(test_names_are_apart),
 	        TEST(test_cursor_commit_is_fenced),
 	        TEST(test_change),
+	        TEST(test_many_releases),
 	        TEST(test_expiry),
 	        TEST(test_policy_is_kept),
 	        TEST(test_failed_events_wait),
@@ -874,8 +1031,12 @@ int bus_suite_run(struct bus_env *env, int (*begin)(void **state))
 	        TEST(test_settle_is_fenced),
 	        TEST(test_one_owner_at_a_time),
 	        TEST(test_two_nodes_append_to_one_head),
+	        TEST(test_report),
+	        TEST(test_stock),
+	        TEST(test_note),
 	};
 
 	return cmocka_run_group_tests_name("bus", tests, NULL, NULL) +
-	       bus_suite_leader_run(env, begin) + bus_suite_retention_run(env, begin);
+	       bus_suite_leader_run(env, begin) + bus_suite_inbox_run(env, begin) +
+	       bus_suite_retention_run(env, begin) + bus_suite_layouts_run(env, begin);
 }

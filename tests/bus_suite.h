@@ -12,7 +12,12 @@ struct bus_env {
 	struct bus *bus;   /* a node, up */
 	struct bus *other; /* a second node of the same database; NULL = this backend has none */
 	void (*pump)(struct bus_env *env); /* let pending requests make progress */
-	void *arg;                         /* the program's */
+	/* An application publishes in SQL, and commits: this event, alone in a batch. */
+	void (*publish)(struct bus_env *env, const struct batch *one);
+	void *arg; /* the program's */
+	/* As an admin: the tenant has so many partitions from now on; 4 before. */
+	void (*set_partitions)(struct bus_env *env, uint32_t n);
+	bool allows_all;    /* bus_collect.allow is not asked */
 	uint32_t tenant_id; /* an empty tenant with partitions 0 .. 3; new for each test */
 	struct bus_writer_state writers[2][BUS_WRITERS]; /* of bus and other; kept by the suite */
 };
@@ -25,6 +30,17 @@ enum sql_outcome suite_read(struct bus_env *env, struct bus *bus, struct bus_rea
 enum sql_outcome suite_claim(struct bus_env *env, struct bus *bus, struct bus_claim *req);
 enum sql_outcome suite_change(struct bus_env *env, struct bus *bus, struct bus_change *req);
 enum sql_outcome suite_commit(struct bus_env *env, struct bus *bus, struct bus_commit *req);
+uint64_t suite_take_role(struct bus_env *env, struct bus *bus); /* timers; its epoch */
+enum sql_outcome suite_release_role(struct bus_env *env, struct bus *bus, uint64_t epoch);
+enum sql_outcome suite_fire(struct bus_env *env, struct bus *bus, struct bus_fire *req);
+void suite_fire_done(struct bus_fire *req); /* drop the results */
+/* The same of the inbox. */
+uint64_t suite_take_inbox(struct bus_env *env, struct bus *bus);
+void suite_release_inbox(struct bus_env *env, struct bus *bus, uint64_t epoch);
+enum sql_outcome suite_collect(struct bus_env *env, struct bus *bus, struct bus_collect *req);
+void suite_collect_done(struct bus_collect *req);
+enum sql_outcome suite_report(struct bus_env *env, struct bus *bus, const struct bus_usage *rows,
+                              size_t n);
 void suite_read_done(struct bus_read *req);             /* drop the batches */
 void suite_wait(struct bus_env *env, const bool *done); /* pump until it is true, or fail */
 /* A sealed batch of n events on one head whose payloads are `first`, `first` + 1, … in decimal. */
@@ -38,6 +54,8 @@ int bus_suite_run(struct bus_env *env, int (*begin)(void **state));
 
 /* tests/bus_suite_leader.c: roles and timers; run by bus_suite_run(). */
 int bus_suite_leader_run(struct bus_env *env, int (*begin)(void **state));
+int bus_suite_inbox_run(struct bus_env *env, int (*begin)(void **state));
 int bus_suite_retention_run(struct bus_env *env, int (*begin)(void **state));
+int bus_suite_layouts_run(struct bus_env *env, int (*begin)(void **state));
 
 #endif

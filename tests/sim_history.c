@@ -234,14 +234,14 @@ static void check_row(struct history *h, const struct batch *b, uint32_t last[HI
 	}
 }
 
+/* last: of the partitions before, too: a topic that got another is there later. */
 static void check_partition(struct history *h, const struct store *store, uint32_t tenant,
-                            uint32_t partition)
+                            uint32_t partition, uint32_t last[HISTORY_TOPICS])
 {
 	struct bus_read req = {.tenant_id = tenant,
 	                       .partition_id = partition,
 	                       .from_seq = 1,
 	                       .max_bytes = SIZE_MAX};
-	uint32_t last[HISTORY_TOPICS] = {0};
 	const struct shown *shown = &h->shown[tenant][partition];
 	uint64_t next = 1;
 
@@ -265,8 +265,10 @@ static void check_partition(struct history *h, const struct store *store, uint32
 const char *history_check(struct history *h, const struct store *store)
 {
 	for (uint32_t t = 0; t < HISTORY_TENANTS; t++) {
+		uint32_t last[HISTORY_TOPICS] = {0};
+
 		for (uint32_t p = 0; p < HISTORY_PARTITIONS; p++)
-			check_partition(h, store, t, p);
+			check_partition(h, store, t, p, last);
 	}
 	for (uint32_t id = 1; id <= h->n; id++) {
 		if (h->events[id].acked && !h->events[id].stored)

@@ -1,7 +1,8 @@
 /* sim_history: what a simulated run did, and whether it kept Leat's promises. Whoever drives the
  * simulator tells it what was published, acknowledged, delivered and committed; the first broken
  * promise is kept as text. Events are numbered 1, 2, … in publishing order, and say so in their
- * payload: a letter and the number. A topic has one publisher. */
+ * payload: a letter and the number. A topic has one publisher. Partitions
+ * of a later layout have higher numbers. */
 #ifndef LEAT_TESTS_SIM_HISTORY_H
 #define LEAT_TESTS_SIM_HISTORY_H
 
@@ -12,9 +13,9 @@
 #include <stdint.h>
 
 enum {
-	HISTORY_TENANTS = 4, /* 0 .. 3 */
-	HISTORY_PARTITIONS = 2,
-	HISTORY_TOPICS = 16, /* of a tenant */
+	HISTORY_TENANTS = 4,     /* 0 .. 3 */
+	HISTORY_PARTITIONS = 32, /* of all layouts */
+	HISTORY_TOPICS = 16,     /* of a tenant */
 	HISTORY_SUBS = 8,
 };
 

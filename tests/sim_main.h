@@ -14,7 +14,7 @@ struct sim_main {
 	        uint64_t seeds); /* all of them passed: did they try what they should? or NULL */
 };
 
-/* [--seed S | --seeds N]: the exit status. */
+/* [--seed S | --seeds N | --seeds FIRST-LAST]: the exit status. */
 int sim_main_run(const struct sim_main *which, int argc, char **argv);
 
 #endif

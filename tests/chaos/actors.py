@@ -12,6 +12,7 @@ import time
 from history import parse, payload
 from leat import mqtt
 from leat.stack import SLOW
+from stall import clock
 
 IO_ERRORS = (OSError, mqtt.Closed, mqtt.Refused, TimeoutError)
 FOREVER = [("session_expiry", mqtt.FOREVER)]
@@ -52,7 +53,7 @@ class Actor(threading.Thread):
                 try:
                     self.life()
                 except IO_ERRORS:
-                    time.sleep(0.02)
+                    time.sleep(random.uniform(0.02, 0.06))
         except BaseException as e:
             self.failure = e
             self.history.violation("actor", f"{self.name}: {type(e).__name__}: {e}")
@@ -130,15 +131,19 @@ class Publisher(Actor):
         data = []
         for n in numbers:
             row = self.pending[n]
+            props = self.props(row[0], n) if self.version == 5 else ()
             row[1] += 1
             self.history.sent[self.number, n] = row[1]
             while (pid := c.packet_id()) in ids:
                 pass
             ids[pid] = n
             data.append(mqtt.publish(row[0], payload(self.number, n, row[1], self.size), 1, pid,
-                                     dup=row[1] > 1, version=self.version))
+                                     dup=row[1] > 1, props=props, version=self.version))
         if data:
             c.send(b"".join(data))
+
+    def props(self, topic, number):
+        return ()
 
     def answers(self, c, ids):
         """Take at least one PUBACK if any is due, then what else has arrived."""
@@ -182,7 +187,7 @@ class Subscriber(Actor):
         super().__init__(node, history, name, version)
         self.filter, self.subscription = filter_, subscription or name
         self.think_s, self.hurry = think_s, threading.Event()
-        self.policy, self.batch = (), 20  # events taken before the first is answered
+        self.policy, self.batch = (), 2 if think_s else 20  # events taken before the first is answered
         self.ready = threading.Event()
         self.reconnects = 0
 
@@ -213,6 +218,7 @@ class Subscriber(Actor):
                     continue
                 assert p.kind == mqtt.PUBLISH, str(p)
                 got.append((p.topic, parse(p.payload)))
+                self.on_delivery(p, got[-1][1])
                 held.append((p.packet_id, parse(p.payload)))
                 if mqtt.split(c.buf) is None and len(got) >= self.batch:
                     break
@@ -235,6 +241,9 @@ class Subscriber(Actor):
         if data:
             c.send(b"".join(data))
 
+    def on_delivery(self, p, key):
+        pass
+
     def answer(self, packet_id, _):
         return mqtt.puback(packet_id, version=self.version)
 
@@ -244,7 +253,7 @@ class Subscriber(Actor):
         if self.filter.startswith("$"):
             return
         silent_from = getattr(getattr(self.node, "at", None), "silent_from", None)
-        if silent_from and time.monotonic() > silent_from:
+        if silent_from and clock.now() > silent_from:
             self.history.violation("self-fencing", f"{self.name} got an event from a node that had not "
                                                    "renewed its session for longer than its TTL")
 
@@ -256,9 +265,12 @@ class Worker(Subscriber):
     ATTEMPTS = 4
     POLICY = {"leat-max-attempts": ATTEMPTS, "leat-backoff": "100ms", "leat-backoff-max": "400ms",
               "leat-ack-timeout": "3s"}
+    PAUSES_S = (0, 0.05, 0.1, 0.2)  # at least, before the next attempt: half of the back-off
+    CLOCKS_S = 0.005                # the database's clock is another, and counts milliseconds
 
     def __init__(self, node, history, name, queue, filter_, ordered=False, version=5):
         super().__init__(node, history, name, f"$queue/{queue}/{filter_}", queue, version)
+        self.attempts = {}  # key: of what it has in hand
         if version == 5:
             more = {"leat-ordered": "true"} if ordered else {}
             self.batch = 1 if ordered else self.batch
@@ -277,6 +289,18 @@ class Worker(Subscriber):
             return b""  # its time runs out, and with it this connection
         return self.done(packet_id, key)
 
+    def on_delivery(self, p, key):
+        """Never before its pause is over, counted from when the attempt before failed first."""
+        attempt = int(dict(p.all("user")).get("leat-attempt", 1)) if self.version == 5 else 1
+        now = time.monotonic()
+        self.attempts[key] = attempt
+        with self.history.lock:
+            failed_at = self.history.failed_at.get((self.subscription, key, attempt - 1))
+            self.history.steps[self.subscription].append(("got", key, now))
+        if failed_at and failed_at > self.history.clock_set_at and now - failed_at < self.PAUSES_S[min(attempt, self.ATTEMPTS) - 1] - self.CLOCKS_S:
+            self.history.violation("early", f"{self.name} got attempt {attempt} of {key} {now - failed_at:.3f} s after "
+                                            "the one before had failed")
+
     def done(self, packet_id, key):
         self.note(self.history.done, key)
         return mqtt.puback(packet_id, version=self.version)
@@ -286,8 +310,12 @@ class Worker(Subscriber):
         return mqtt.puback(packet_id, reason)
 
     def note(self, what, key):
-        with self.history.lock:
+        h, now = self.history, time.monotonic()
+        with h.lock:
             what[self.subscription].add(key)
+            h.steps[self.subscription].append(("done" if what is h.done else "failed", key, now))
+            if what is h.failed:
+                h.failed_at.setdefault((self.subscription, key, self.attempts[key]), now)
 
 
 class CursorWatch(threading.Thread):

@@ -1,339 +1,204 @@
-"""The faults: a row each, what it is called, how often it is chosen, what it does. A fault returns when
-it is over; during the long ones, short ones strike elsewhere (Faults.linger)."""
+"""The faults: a row each, what it is called, how often it is chosen, what of the world it needs for itself,
+what it does. Several strike at once (run.storm), each with a node, link or server of its own; a fault
+returns when it is over, and only what met something is counted."""
 
 import collections
 import contextlib
-import os
-import re
-import signal
+import random
+import threading
 import time
 
-from leat.stack import SLOW
-from world import FAKETIME, GALERA, stat_of, utc
+from faults_db import DatabaseFaults
+from faults_links import LinkFaults
+from faults_nodes import NodeFaults
+from ordered import OrderedWorker
+from stall import clock
+from world import GALERA, utc
 
-SLACK_S = 1.5  # from a TTL's end until what a node sent before has been read
-LIGHT = ("client", "lose-reply", "lose-request", "db-cut", "peer-cut")
-# Where a node is caught mostly at its start: less often chosen.
-START = re.compile("(before|commit|committed) (TENANT|CHANGES|SCHEMA|SESSION_BEGIN|WRITER_CREATE)")
+GALERA_WEIGHTS = {"member": 12, "member-stop": 8, "majority": 4, "full-disk": 4}
+GALERA_NOT = ("db-stop", "held", "db-clock", "db-fast", "db-point")  # of one server; its members have their own
+# Which leave no node alive that has lost its session.
+HARMLESS = ("node", "node-away", "leader", "drain", "db-cut", "lose-reply", "lose-request", "client", "outage",
+            "peer-cut", "peer-away", "peer-latency")
+PATIENCE_S = 2   # a fault waits so long for what it needs; then another is chosen
+DB_RESTS_S = 2   # between two faults of the database, in a storm
 
 
-GALERA_WEIGHTS = {"member": 12, "member-stop": 8, "majority": 4}
-GALERA_NOT = ("db-stop", "held", "full-disk")  # of one server; its members have their own
+class Strike:
+    """One fault: where it strikes, and its own source of chance."""
+
+    def __init__(self, kind, node, rng, alone):
+        self.kind, self.node, self.rng = kind, node, rng
+        self.alone = alone  # nothing else strikes, and the time to resume is measured
 
 
-class Faults:
-    """fault NAME with dashes is the method fault_NAME with underscores."""
+class Faults(NodeFaults, DatabaseFaults, LinkFaults):
+    """fault NAME with dashes is the method fault_NAME with underscores. It returns None when it struck,
+    False when there was nothing to strike, and 0 when it has counted itself."""
 
-    WEIGHTS = {
-        "node": 12, "node-away": 6, "point": 24, "stop": 8, "replace": 4, "drain": 4, "leader": 5, "leader-stop": 4,
-        "db": 8, "db-stop": 4, "both": 3, "held": 4,
-        "hold-up": 5, "hold-down": 5, "late": 4, "db-cut": 5, "db-refuse": 2, "latency": 3,
-        "peer-cut": 4, "peer-away": 5, "peer-latency": 2,
-        "lose-reply": 10, "lose-request": 6, "client": 8, "clock": 4, "full-disk": 2,
+    KINDS = {  # name: (weight, what it has for itself)
+        "node": (12, "process"), "node-away": (6, "process"), "point": (20, "process"),
+        "stop": (8, "process"), "replace": (4, "process"), "drain": (4, "process"),
+        "leader": (5, "leader"), "leader-stop": (4, "leader"), "clock": (4, "process"),
+        "db": (7, "db"), "db-stop": (3, "db"), "both": (3, "db+process"), "held": (4, "db"),
+        "full-disk": (2, "db"), "db-clock": (3, "db"), "db-fast": (2, "db"), "db-point": (6, "db+process"),
+        "member": (0, "db"), "member-stop": (0, "db"), "majority": (0, "db"),
+        "hold-up": (5, "link"), "hold-down": (5, "link"), "late": (5, "link"), "db-cut": (6, "link"),
+        "db-refuse": (2, "link"), "latency": (3, "link"),
+        "lose-reply": (12, "link"), "lose-request": (8, "link"),
+        "peer-cut": (5, "peer"), "peer-away": (5, "peer"), "peer-latency": (2, "peer"),
+        "client": (10, "client"), "outage": (3, "outage"),
     }
 
     @classmethod
     def weights(cls):
+        weights = {k: w for k, (w, _) in cls.KINDS.items() if w}
         if not GALERA:
-            return dict(cls.WEIGHTS)
-        return {k: w for k, w in {**cls.WEIGHTS, **GALERA_WEIGHTS}.items() if k not in GALERA_NOT}
+            return weights
+        return {k: w for k, w in {**weights, **GALERA_WEIGHTS}.items() if k not in GALERA_NOT}
 
-    def __init__(self, world):
-        self.world, self.rng = world, world.rng
+    def __init__(self, world, seed):
+        self.world, self.seed = world, seed
         self.counts, self.log = collections.Counter(), []
-        self.hits = collections.Counter()  # places where a node was caught
-        self.busy = set()  # nodes a long fault has
+        self.hits = collections.Counter()    # places where a node was caught
+        self.missed = collections.Counter()  # what found nothing to strike
+        self.lock = threading.Lock()
+        self.begun = 0
+        self.db_rests_until = 0  # or else other faults would meet nothing
 
-    def strike(self, name, node=None):
-        node = node or self.free_node()
-        if node is None:
-            return
-        self.log.append(f"{utc()} {name} at node {node.number}")
-        getattr(self, "fault_" + name.replace("-", "_"))(node)
-        self.log.append(f"{utc()} {name} at node {node.number} is over")
-        self.counts[name] += 1
+    def total(self):
+        return sum(self.counts.values())
 
-    def free_node(self):
-        free = [n for n in self.world.nodes if n not in self.busy and n.state() not in "TXZ"]
-        return self.rng.choice(free) if free else None
-
-    def linger(self, node, seconds):
-        """Time passes under a fault of this node; others have theirs."""
-        self.busy.add(node)
-        try:
-            end = time.monotonic() + seconds
-            while (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, self.rng.uniform(0.05, 0.8)))
-                if self.rng.random() < 0.4 and time.monotonic() < end:
-                    self.strike(self.rng.choice(LIGHT))
-                self.world.broken()
-        finally:
-            self.busy.discard(node)
-
-    def ttls(self, low, high):
-        return self.rng.uniform(low, high) * self.world.ttl_s
-
-    def link(self, node, verb, number=0):
-        for k in node.links:
-            self.world.proxy.command(k, verb, number)
-
-    # ---- processes ----
-
-    def fault_node(self, node):
-        node.again()
-
-    def fault_node_away(self, node):
-        """Long enough that its shares go to others."""
-        node.kill()
-        node.check_log()
-        node.armed = "away"  # it has ended and is meant to
-        end = time.monotonic() + self.ttls(0.5, 2.5)
-        self.busy.add(node)
-        nodes = self.world.nodes
-        self.world.nodes = [n for n in nodes if n is not node]
-        try:
-            self.linger(node, end - time.monotonic())
-        finally:
-            self.world.nodes = nodes
-            self.busy.discard(node)
-            node.begin()
-
-    def fault_point(self, node):
-        """A life that kills or stops itself at a named place."""
-        places = self.world.places()
-        place = self.rng.choice([p for p in places if self.rng.random() < 0.1 or not START.match(p)])
-        often = self.rng.choice((1, 1, 1, 1, 2, 3, 10))
-        what = self.rng.choice(("kill", "stop"))
-        node.kill()
-        node.check_log()
-        node.begin({"LEAT_POINT": f"{place}:{often}:{what}"})
-        begun = time.monotonic()
-        calls = [0.4, 0.8, 1.5, 2.5]  # its clients come back to it
-        while time.monotonic() < begun + 4:
-            if calls and time.monotonic() > begun + calls[0]:
-                calls.pop(0)
-                self.world.go_home()
-            if node.state() in "TXZ":
-                self.hits[place] += 1
-                self.log.append(f"{utc()} {what} at {place}")
-                break
+    def next(self, weights):
+        """The next fault by the seed, with what it needs taken; None when that is not soon to be had."""
+        with self.lock:
+            self.begun += 1
+            rng = random.Random(f"{self.seed}/{self.begun}")
+            kind = rng.choices(list(weights), list(weights.values()))[0]
+        s, end = Strike(kind, None, rng, False), clock.now() + PATIENCE_S
+        while not self.take(s):
+            self.world.broken()
+            if clock.now() > end:
+                return None
             time.sleep(0.02)
-        self.world.wait(lambda: node.state() not in "TXZ", "a node at a place")
+        return s
 
-    def fault_stop(self, node):
-        node.signal(signal.SIGSTOP)
-        self.linger(node, self.ttls(1, 3))
-        node.signal(signal.SIGCONT)
+    def named(self, kind):
+        """A fault of this kind, alone."""
+        with self.lock:
+            self.begun += 1
+            s = Strike(kind, None, random.Random(f"{self.seed}/{self.begun}"), True)
+        self.world.wait(lambda: self.take(s), f"what {kind} needs is free")
+        return s
 
-    def fault_leader(self, node):
-        """The leader dies, and stays away or not."""
-        self.rng.choice((self.fault_node, self.fault_node_away))(self.leader(node))
+    # ---- what it has for itself ----
 
-    def fault_leader_stop(self, node):
-        self.fault_stop(self.leader(node))
+    def take(self, s):
+        needs = self.KINDS[s.kind][1]
+        with self.world.tending:
+            if needs == "client":
+                return True
+            if needs == "outage":
+                return time.monotonic() > OrderedWorker.outage_until
+            if needs.startswith("db") and ("db" in self.world.taken or clock.now() < self.db_rests_until):
+                return False
+            if needs == "leader":
+                s.node = self.world.leader_seen
+                if s.node not in self.free("process"):
+                    return False
+            elif needs != "db":
+                free = self.free(needs.rpartition("+")[2])
+                if not free:
+                    return False
+                s.node = s.rng.choice(free)
+            self.world.taken |= self.things(s)
+            return True
 
-    def leader(self, node):
-        leader = self.world.leader()
-        return leader if leader and leader not in self.busy and leader.state() not in "TXZ" else node
+    def things(self, s):
+        names = self.KINDS[s.kind][1].replace("leader", "process").split("+")
+        return {n if n == "db" else (n, s.node) for n in names if n not in ("client", "outage")}
 
-    def fault_replace(self, node):
-        """A node stands still, its successor begins, and then it goes on: it has to end itself."""
-        old = node.process
-        node.wait_ready()
-        node.signal(signal.SIGSTOP)
-        self.world.proxy.command(node.peer_link, "target", node.moved())
-        node.begin(wait=True)
-        time.sleep(self.rng.uniform(0, 0.5))
-        old.send_signal(signal.SIGCONT)
-        self.world.wait(lambda: self.ended(old), "a replaced node ends")
-        node.others.remove(old)
+    def free(self, what):
+        """Nodes that have this of theirs to lose. One at least stays out of it, so that there is work that
+        faults can interrupt."""
+        nodes, taken = self.world.nodes, self.world.taken
+        struck = {t[1] for t in taken if t[0] in ("process", "link")}
+        if what != "peer" and len(struck) >= len(nodes) - 1:
+            nodes = struck
+        return [n for n in nodes if (what, n) not in taken and (what != "process" or n.state() not in "TXZ")]
 
-    def ended(self, process):
-        """One that stops itself at its named place goes on."""
-        if stat_of(process.pid) == "T":
-            process.send_signal(signal.SIGCONT)
-        return process.poll() is not None
-
-    def fault_drain(self, node):
-        self.world.witness.excused.add(node.argv[node.argv.index("--name") + 1])
-        node.stop(timeout=30)
-        node.begin()
-
-    def fault_clock(self, node):
-        """A life an hour away, or whose clock runs at double speed (the monotonic one too)."""
-        shift = self.rng.choice(("+1h", "-1h", "x2"))
-        env = {"LD_PRELOAD": FAKETIME, "FAKETIME": "+0 x2" if shift == "x2" else shift}
-        if shift == "x2":
-            self.world.witness.hurried.set()
-        else:
-            env["FAKETIME_DONT_FAKE_MONOTONIC"] = "1"
-        node.kill()
-        node.check_log()
-        node.begin(env)
-        self.linger(node, self.ttls(0.5, 2))
-        node.again()
-        if shift == "x2":
-            with contextlib.suppress(Exception):
-                self.world.witness.look()
-            self.world.witness.hurried.clear()
-
-    # ---- the database ----
-
-    def fault_db(self, _):
-        self.world.database.crash()
-        time.sleep(self.rng.choice((0, 0, 0.3, 1)))
-        self.world.database.resume()
-
-    def fault_db_stop(self, _):
-        pid = self.world.database.pid()
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(self.ttls(0.1, 2))
-        os.kill(pid, signal.SIGCONT)
-
-    def fault_both(self, node):
-        self.world.database.crash()
-        node.kill()
-        node.check_log()
-        node.begin()
-        self.world.database.resume()
-
-    def fault_held(self, node):
-        """A COMMIT under way, its connection gone, and only later its effect."""
-        hold, release = self.rng.choice((
-            (["BACKUP STAGE " + s for s in ("START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT")],
-             "BACKUP STAGE END"),
-            (["FLUSH TABLES WITH READ LOCK"], "UNLOCK TABLES")))
-        with contextlib.closing(self.world.database.connect(read_timeout=20)) as c, c.cursor() as q:
-            for text in hold:
-                q.execute(text)
-            time.sleep(self.rng.uniform(0.01, 0.1))
-            self.link(node, "cut")
-            time.sleep(self.rng.uniform(0.1, 1.2))
-            q.execute(release)
-        time.sleep(0.05)
-        self.link(node, "drop")
-
-    def fault_full_disk(self, _):
-        with open(self.world.full, "w"):
-            time.sleep(self.rng.uniform(0.5, 3))
-        os.unlink(self.world.full)
-
-    # ---- members of a Galera ----
-
-    def fault_member(self, _):
-        """Any of them, also the one that the nodes use; it comes back by itself or from a copy."""
-        member = self.rng.choice((1, 1, 2, 3))
-        self.world.database.crash(member)
-        time.sleep(self.ttls(0, 1))
-        self.world.database.resume(member)
-
-    def fault_member_stop(self, _):
-        """Until the others have given it up, or not as long."""
-        pid = self.world.database.pid(self.rng.choice((1, 1, 2, 3)))
-        os.kill(pid, signal.SIGSTOP)
+    def strike(self, s):
+        at = f"at node {s.node.number}" if s.node else ""
+        self.note(f"{s.kind} {at}")
+        self.struck(s, float("inf"))
         try:
-            time.sleep(self.ttls(0.2, 1.5))
+            met = getattr(self, "fault_" + s.kind.replace("-", "_"))(s)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            self.struck(s, time.monotonic())
+            with self.world.tending:
+                self.world.taken -= self.things(s)
+                if "db" in self.things(s) and not s.alone:
+                    self.db_rests_until = clock.now() + DB_RESTS_S
+        self.note(f"{s.kind} {at} is over" + (", it met nothing" if met is False else ""))
+        if met is None:
+            self.count(s.kind)
+        elif met is False:
+            with self.lock:
+                self.missed[s.kind] += 1
 
-    def fault_majority(self, _):
-        """Two are gone: what is left takes no writes, until all come back."""
-        gone = self.rng.sample((1, 2, 3), 2)
-        for member in gone:
-            self.world.database.crash(member)
-        time.sleep(self.ttls(0, 1))
-        left = ({1, 2, 3} - set(gone)).pop()
-        self.world.database.crash(left)  # nobody knows of a majority any more: all begin anew
-        self.world.database.resume()
+    def struck(self, s, until):
+        if s.kind in HARMLESS:
+            return
+        for node in self.world.nodes if "db" in self.things(s) else [s.node] if s.node else ():
+            node.struck_at = until
 
-    # ---- between a node and the database ----
+    def count(self, kind):
+        with self.lock:
+            self.counts[kind] += 1
 
-    def fault_db_cut(self, node):
-        self.link(node, "cut")
-        time.sleep(self.rng.choice((0, 0.05)))
-        self.link(node, "drop")
+    def note(self, text):
+        self.log.append(f"{utc()} {text}")
 
-    def fault_db_refuse(self, node):
-        self.link(node, self.rng.choice(("refuse", "hang")))
-        self.link(node, "cut")
-        self.linger(node, self.ttls(0.5, 2))
-        self.link(node, "accept")
-        self.link(node, "cut")
-        self.link(node, "drop")
+    def point_met(self, node):
+        """Has this life killed or stopped itself at a place that was not counted yet? Under world.tending, or
+        whoever has the node."""
+        places = self.world.places_met(node)
+        for place in places:
+            with self.lock:
+                self.hits[place] += 1
+            self.count("point")
+            self.note(f"{'stop' if node.state() == 'T' else 'kill'} at {place}, node {node.number}")
+        return bool(places)
 
-    def hold(self, node, verb):
-        self.link(node, verb)
-        node.silent_from = time.monotonic() + self.world.ttl_s + SLACK_S * SLOW
-        try:
-            self.linger(node, self.ttls(0.2, 3.5))
-        finally:
-            node.silent_from = None
-        if self.rng.random() < 0.5:
-            self.link(node, "cut")
-        self.link(node, "release")
-        self.link(node, "drop")
+    # ---- time ----
 
-    def fault_hold_up(self, node):
-        self.hold(node, "hold-up")
+    def linger(self, seconds):
+        """Time passes under a fault."""
+        end = clock.now() + seconds
+        while (left := end - clock.now()) > 0:
+            time.sleep(min(left, 0.1))
+            self.world.broken()
 
-    def fault_hold_down(self, node):
-        self.hold(node, "hold-down")
-
-    def fault_late(self, node):
-        """What the node said last arrives when it has long begun anew."""
-        self.link(node, "hold-up")
-        time.sleep(self.rng.uniform(0.05, 0.3))
-        self.link(node, "late", int(self.rng.uniform(50, 500 * self.world.ttl_s)))
-        self.link(node, "release")
-        time.sleep(self.rng.uniform(0, 1))
-
-    def fault_latency(self, node):
-        self.link(node, "latency", int(self.rng.uniform(1, 100)))
-        self.link(node, "slice", self.rng.choice((0, 0, 7, 100)))
-        self.linger(node, self.rng.uniform(0.5, 2))
-        self.link(node, "latency")
-        self.link(node, "slice")
-
-    def fault_lose_reply(self, node):
-        self.link(node, "lose-reply")
-        time.sleep(self.rng.uniform(0.02, 0.1))
-
-    def fault_lose_request(self, node):
-        self.link(node, "lose-request")
-        time.sleep(self.rng.uniform(0.02, 0.1))
-
-    # ---- between nodes ----
-
-    def peers(self, node, verb, number=0):
-        """The links to this node, and, one time in three, those to all."""
-        nodes = self.world.nodes if self.rng.random() < 0.33 else [node]
-        for n in nodes:
-            self.world.proxy.command(n.peer_link, verb, number)
-        return nodes
-
-    def fault_peer_cut(self, node):
-        self.peers(node, "cut")
-        self.peers(node, "drop")
-
-    def fault_peer_away(self, node):
-        """Links are gone, or stand open and carry nothing one way, and come back."""
-        verb = self.rng.choice(("refuse", "hang", "hold-up", "hold-down"))
-        struck = self.peers(node, verb)
-        for n in struck:
-            if verb in ("refuse", "hang"):
-                self.world.proxy.command(n.peer_link, "cut")
-        self.linger(node, self.ttls(0.2, 2))
-        for n in struck:
-            for heal in ("accept", "release", "drop"):
-                self.world.proxy.command(n.peer_link, heal)
-
-    def fault_peer_latency(self, node):
-        struck = self.peers(node, "latency", int(self.rng.uniform(1, 200)))
-        self.linger(node, self.rng.uniform(0.5, 2))
-        for n in struck:
-            self.world.proxy.command(n.peer_link, "latency")
+    def ttls(self, s, low, high):
+        """Alone, long enough that others have to act, so that times can be compared."""
+        return s.rng.uniform(max(low, 1) if s.alone else low, max(high, 1)) * self.world.ttl_s
 
     # ---- clients ----
 
-    def fault_client(self, _):
-        self.rng.choice(self.world.actors).cut.set()
+    def fault_client(self, s):
+        struck = s.rng.choice([a for a in self.world.actors if a.is_alive()])
+        struck.cut.set()
+        end = clock.now() + 1
+        while struck.cut.is_set():
+            if clock.now() > end:
+                with contextlib.suppress(AttributeError):
+                    struck.cut.clear()
+                return False  # it had no connection all the time
+            time.sleep(0.01)
+        return None
+
+    def fault_outage(self, s):
+        """What the consumers of the ordered queue depend on is away; they go on failing meanwhile."""
+        OrderedWorker.outage_until = time.monotonic() + s.rng.uniform(0.5, 3)
+        if s.alone:
+            self.linger(OrderedWorker.outage_until - time.monotonic())

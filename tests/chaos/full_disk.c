@@ -1,5 +1,6 @@
 /* full_disk: preloaded into mariadbd, it makes the disk full while the file $LEAT_FULL_DISK exists:
- * files that would grow do not. No mount is needed, so anybody can run it. */
+ * files that would grow do not, and a byte in that file says so. No mount is needed, so anybody can
+ * run it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -28,6 +29,18 @@ static int grows(int fd, off64_t end)
 	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && end > st.st_size;
 }
 
+static void say_so(void)
+{
+	const char *file = getenv("LEAT_FULL_DISK");
+	int fd = file ? open(file, O_WRONLY | O_CLOEXEC) : -1;
+
+	if (fd < 0)
+		return;
+	if (write(fd, "!", 1) < 0)
+		abort(); /* this disk is the test's own, and not full */
+	close(fd);
+}
+
 static void *real(const char *name)
 {
 	void *fn = dlsym(RTLD_NEXT, name);
@@ -42,6 +55,7 @@ static ssize_t write_at(const char *name, int fd, const void *p, size_t n, off64
 	pwrite_fn *fn;
 
 	if (is_full() && grows(fd, at + (off64_t)n)) {
+		say_so();
 		errno = ENOSPC;
 		return -1;
 	}
@@ -53,8 +67,10 @@ static int allocate(const char *name, int fd, off64_t at, off64_t n)
 {
 	allocate_fn *fn;
 
-	if (is_full() && grows(fd, at + n))
+	if (is_full() && grows(fd, at + n)) {
+		say_so();
 		return ENOSPC;
+	}
 	*(void **)&fn = real(name);
 	return fn(fd, at, n);
 }

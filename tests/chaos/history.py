@@ -10,6 +10,8 @@ out once on one connection. So, whatever was killed:
   delivered    every event in the journal reached every durable subscription
   from-journal nothing was delivered that is not in the journal
   delivery-order first deliveries of a topic's events are in journal order
+  dead-letter  an event of a queue ends acknowledged, or once among the dead letters, whole, with every
+               failed attempt, and only if a consumer failed it
   settled      when all is acknowledged, every cursor arrives at its partition's head
   cursors      acked_through never moves back (watched by actors.CursorWatch)
   sessions     a durable session is there when its client returns (watched by actors.Subscriber)
@@ -19,7 +21,7 @@ details are dropped, so that memory stays bounded in a long run."""
 
 import json
 import threading
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 
 
 class Violation(Exception):
@@ -33,6 +35,9 @@ def some(items, n=5):
     return ", ".join(map(str, items[:n])) + (f" … ({len(items)})" if len(items) > n else "")
 
 
+Event = namedtuple("Event", "partition seq topic payload id")
+
+
 class Journal:
     """Reads the journal of one tenant as it grows."""
 
@@ -41,7 +46,7 @@ class Journal:
         self.next_seq = defaultdict(lambda: 1)  # by partition
 
     def read_new(self):
-        """[(partition, seq, topic, payload)] appended since the last call; checks `dense`."""
+        """[Event] appended since the last call; checks `dense`."""
         out = []
         heads = self.query("SELECT partition_id, next_seq FROM head WHERE tenant_id=%s", self.tenant_id)
         for partition, next_seq in heads:
@@ -58,13 +63,43 @@ class Journal:
                 for i, e in enumerate(events):
                     at = e.get("o", 0)
                     payload = body[at:at + e.get("l", 0)]
-                    out.append((partition, base + i, e["topic"], payload))
+                    out.append(Event(partition, base + i, e["topic"], payload, e.get("id")))
                 expected = base + count
             if expected != next_seq:
                 raise Violation("dense", f"partition {partition}: head says {next_seq}, "
                                          f"the journal ends before {expected}")
             self.next_seq[partition] = expected
         return out
+
+
+class Letter(namedtuple("Letter", "key seq topic payload attempt reasons")):
+    """A dead letter, and the reasons of its failed attempts."""
+
+    def whole(self, event):
+        _, seq, topic, payload = event
+        return (self.seq, self.topic, self.payload, len(self.reasons)) == (seq, topic, payload, self.attempt) \
+            and all(self.reasons)
+
+
+class Fates(dict):
+    """{key: must, never or may}: what the clients that did not wait for a PUBACK know of the events they left
+    behind. Filled by their threads, checked when they rest."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule, self.totals = rule, defaultdict(int)
+
+    def check(self, journal):
+        """journal: {key: ..} of this epoch. Twice in it is found by History. Raises Violation."""
+        lost = [k for k, fate in self.items() if fate == "must" and k not in journal]
+        if lost:
+            raise Violation(self.rule, f"not published: {some(sorted(lost))}")
+        undue = [k for k, fate in self.items() if fate == "never" and k in journal]
+        if undue:
+            raise Violation(self.rule, f"published, and must not be: {some(sorted(undue))}")
+        self.totals[f"{self.rule}s"] += sum(k in journal for k in self)
+        self.totals[f"{self.rule}s_kept_back"] += sum(fate == "never" for fate in self.values())
+        self.clear()
 
 
 class History:
@@ -80,9 +115,12 @@ class History:
         self.delivered = defaultdict(list)  # subscription: [(topic, key)] in order
         self.done = defaultdict(set)    # queue: keys a consumer acknowledged
         self.failed = defaultdict(set)  # queue: keys a consumer did not, at least once
+        self.steps = defaultdict(list)  # queue: [(got, done or failed; key; when)] as it happened
+        self.clock_set_at = 0           # monotonic: the database's, for the last time
+        self.failed_at = {}             # (queue, key, attempt): when it failed first
         self.violations = []           # found by actors as they go
         self.totals = defaultdict(int)
-        self.journal = {}              # (publisher, number, attempt): (place, seq, topic)
+        self.journal = {}              # (publisher, number, attempt): (place, seq, topic, payload)
         self.old = set()               # the last epoch's keys: may be delivered again
 
     def violation(self, rule, text):
@@ -94,12 +132,12 @@ class History:
         if self.violations:
             raise self.violations[0]
         self.journal = journal = {}
-        for place, (_, seq, topic, data) in enumerate(events):
+        for place, (_, seq, topic, data, _) in enumerate(events):
             key = parse(data)
             if key in journal:
                 raise Violation("once", f"{key} is in the journal as {journal[key][1]} and {seq}; "
                                         f"acknowledged: {key in self.acked}")
-            journal[key] = (place, seq, topic)
+            journal[key] = (place, seq, topic, data)
         lost = self.acked - journal.keys()
         if lost:
             raise Violation("acked", f"acknowledged, not in the journal: {some(sorted(lost))}")
@@ -117,26 +155,30 @@ class History:
         self._roll(self.journal)
 
     def check_queues(self, queues, dead):
-        """At the end of an epoch and before check_deliveries(). dead: {queue: [key of each dead letter
-        there ever was]}. Raises Violation."""
+        """At the end of an epoch and before check_deliveries(). dead: {queue: [Letter] there ever were}. Raises
+        Violation."""
         for name, filter_ in queues.items():
-            mine = {k for k, at in self.journal.items() if matches(filter_, at[2])}
-            letters = set(dead[name])
-            if len(letters) != len(dead[name]):
-                twice = {k for k in letters if dead[name].count(k) > 1}
+            mine = {k: at for k, at in self.journal.items() if matches(filter_, at[2])}
+            keys = [letter.key for letter in dead[name]]
+            letters = set(keys)
+            if len(letters) != len(keys):
+                twice = {k for k in letters if keys.count(k) > 1}
                 raise Violation("dead-letter", f"{name} gave up twice: {some(sorted(twice))}")
-            open_ = mine - self.done[name] - letters
+            open_ = mine.keys() - self.done[name] - letters
             if open_:
                 raise Violation("dead-letter", f"{name}: neither acknowledged nor a dead letter: "
                                                f"{some(sorted(open_))}")
-            blameless = (letters & mine) - self.failed[name]
+            blameless = (letters & mine.keys()) - self.failed[name]
             if blameless:
                 raise Violation("dead-letter", f"{name} gave up what nobody failed: "
                                                f"{some(sorted(blameless))}")
+            cut = [letter for letter in dead[name] if letter.key in mine and not letter.whole(mine[letter.key])]
+            if cut:
+                raise Violation("dead-letter", f"{name} did not keep whole: {some(cut, 2)}")
 
     def _journal_order(self, journal):
         last, seen = {}, set()
-        for (pub, number, _), (_, seq, topic) in journal.items():
+        for (pub, number, _), (_, seq, topic, _) in journal.items():
             if (pub, number) in seen:
                 continue
             seen.add((pub, number))
@@ -167,7 +209,7 @@ class History:
             if key in seen or key not in journal:
                 continue
             seen.add(key)
-            place, seq, real_topic = journal[key]
+            place, seq, real_topic, _ = journal[key]
             if topic != real_topic:
                 raise Violation("from-journal", f"{name} got {key} as {topic}, it was {real_topic}")
             if place < last.get(topic, -1):
@@ -185,6 +227,8 @@ class History:
         self.delivered.clear()
         self.done.clear()
         self.failed.clear()
+        self.steps.clear()
+        self.failed_at.clear()
 
 
 def matches(filter_, topic):

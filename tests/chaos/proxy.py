@@ -2,7 +2,7 @@
 
 It has any number of links, each a listening port and a target port on loopback. "Up" is from who
 connects to the target, for example from a node to its database. Commands on stdin, one a line, each
-answered with "ok": LINK VERB [NUMBER]
+answered with "ok N": LINK VERB [NUMBER]. N is 0 but for `touched`
 
   cut           reset every connection on the near side; the far side stays open for a while, so that a
                 server goes on with what it was told
@@ -14,6 +14,8 @@ answered with "ok": LINK VERB [NUMBER]
   lose-reply    the next COMMIT is passed on, its connection reset when the answer comes
   lose-request  the next COMMIT is not passed on, its connection reset
   latency MS    added both ways
+  lose-nothing  neither, any more
+  touched       how often any of this has met something since this was asked last
   target PORT   where new connections lead
   slice BYTES   pieces of that size both ways; 0 = as they come
 """
@@ -25,6 +27,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 
 SLICE_PAUSE_S = 0.001
 
@@ -47,10 +50,12 @@ class Link:
         for gate in self.open.values():
             gate.set()
         self.latency_s, self.slice, self.lose = 0, 0, None
+        self.touched = 0
 
     # ---- the ways ----
 
     async def serve(self, reader, writer):
+        self.touched += self.accepting != "accept"
         if self.accepting == "refuse":
             reset(writer)
             return
@@ -83,10 +88,11 @@ class Link:
     async def up(self, pair, reader):
         while data := await reader.read(1 << 16):
             pair.kept = data
-            await self.open["up"].wait()
+            await self.gate("up")
             pair.kept = b""
             if self.lose and data.endswith(b"COMMIT"):
                 lose, self.lose = self.lose, None
+                self.touched += 1
                 if lose == "request":
                     return
                 pair.lost = True
@@ -96,10 +102,15 @@ class Link:
         while data := await reader.read(1 << 16):
             if pair.lost:
                 return
-            await self.open["down"].wait()
+            await self.gate("down")
             await self.write(pair.near, data)
 
+    async def gate(self, way):
+        self.touched += not self.open[way].is_set()
+        await self.open[way].wait()
+
     async def write(self, writer, data):
+        self.touched += bool(self.latency_s or self.slice)
         if self.latency_s:
             await asyncio.sleep(self.latency_s)
         step = self.slice or len(data)
@@ -114,6 +125,7 @@ class Link:
     def cut(self):
         while self.pairs:
             pair = self.pairs.pop()
+            self.touched += 1
             self.orphans.append(pair.far)
             reset(pair.near)
 
@@ -137,8 +149,8 @@ class Link:
         elif verb == "release":
             for gate in self.open.values():
                 gate.set()
-        elif verb in ("lose-reply", "lose-request"):
-            self.lose = verb[5:]
+        elif verb in ("lose-reply", "lose-request", "lose-nothing"):
+            self.lose = verb[5:] if verb != "lose-nothing" else None
         elif verb == "latency":
             self.latency_s = number / 1000
         elif verb == "target":
@@ -149,8 +161,12 @@ class Link:
             self.late(number)
         elif verb == "cut":
             self.cut()
+        elif verb == "touched":
+            touched, self.touched = self.touched, 0
+            return touched
         else:
             self.drop()
+        return 0
 
 
 async def arrive(far, data):
@@ -181,15 +197,16 @@ async def main(pairs):
     print("ok", flush=True)
     while line := await stdin.readline():  # end of file: our parent is gone
         words = line.decode().split()
-        links[int(words[0])].command(words[1], int(words[2]) if len(words) > 2 else 0)
-        print("ok", flush=True)
+        n = links[int(words[0])].command(words[1], int(words[2]) if len(words) > 2 else 0)
+        print(f"ok {n}", flush=True)
     os._exit(0)  # at once: nobody wants to hear how its connections end
 
 
 class Proxy:
-    """This script as a child; `ports` are where its links listen, in the order of `targets`."""
+    """This script as a child; `ports` are where its links listen, in the order of `targets`. Any thread."""
 
     def __init__(self, targets, free_port):
+        self.lock = threading.Lock()
         self.ports = [free_port() for _ in targets]
         self.child = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__),
@@ -198,9 +215,12 @@ class Proxy:
         assert self.child.stdout.readline() == "ok\n"
 
     def command(self, link, verb, number=0):
-        self.child.stdin.write(f"{link} {verb} {number}\n")
-        self.child.stdin.flush()
-        assert self.child.stdout.readline() == "ok\n"
+        with self.lock:
+            self.child.stdin.write(f"{link} {verb} {number}\n")
+            self.child.stdin.flush()
+            ok, n = self.child.stdout.readline().split()
+        assert ok == "ok"
+        return int(n)
 
     def close(self):
         self.child.stdin.close()

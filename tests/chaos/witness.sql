@@ -48,6 +48,10 @@ BEGIN
     INSERT INTO chaos_violation(rule, text) VALUES ('role',
       CONCAT('session ', HEX(NEW.session_id), ' moved timers without the fence of the role'));
   END IF;
+  IF NEW.writer_no=4 AND NOT @chaos_inbox<=>(SELECT writes FROM role WHERE role=3) THEN
+    INSERT INTO chaos_violation(rule, text) VALUES ('role',
+      CONCAT('session ', HEX(NEW.session_id), ' moved the inbox without the fence of the role'));
+  END IF;
 END
 //
 -- An epoch never goes back, an owner changes with a new one, and nobody but its own client (kind 1)
@@ -92,9 +96,10 @@ BEGIN
   END IF;
 END
 //
--- A role is taken only from who is gone, with a new epoch; every write in it counts one up, and whoever
--- writes lives. @chaos_role says that this connection's transaction has passed the fence of the timers' role,
--- which is asked for when a leader (writer 3) appends. (A trigger on writer would hide LAST_INSERT_ID.)
+-- A role is taken only from who is gone, with a new epoch; every write in it counts one up, and who moves
+-- timers or the inbox lives. (In the others, whose transactions have no other fence, the last step of one that was
+-- replaced may come as long as nobody has claimed the role.) @chaos_role says that this connection's transaction has passed the fence of the timers' role,
+-- which is asked for when a leader (writer 3) appends; @chaos_inbox of that of the inbox (writer 4). (A trigger on writer would hide LAST_INSERT_ID.)
 CREATE TRIGGER chaos_role AFTER UPDATE ON role FOR EACH ROW
 BEGIN
   IF NEW.epoch<OLD.epoch OR NEW.writes<OLD.writes OR NEW.writes>OLD.writes+1
@@ -111,8 +116,8 @@ BEGIN
              HEX(OLD.owner), ', which lives'));
   END IF;
   IF NEW.writes<>OLD.writes THEN
-    SET @chaos_role = IF(NEW.role=1, NEW.writes, @chaos_role);
-    IF NOT EXISTS (SELECT 1 FROM node_session WHERE session_id=NEW.owner AND state=1) THEN
+    SET @chaos_role = IF(NEW.role=1, NEW.writes, @chaos_role), @chaos_inbox = IF(NEW.role=3, NEW.writes, @chaos_inbox);
+    IF NEW.role IN (1, 3) AND NOT EXISTS (SELECT 1 FROM node_session WHERE session_id=NEW.owner AND state=1) THEN
       INSERT INTO chaos_violation(rule, text) VALUES ('role',
         CONCAT('role ', NEW.role, ' epoch ', NEW.epoch, ': a write by ', HEX(NEW.owner), ', which has ended'));
     END IF;

@@ -73,8 +73,8 @@ class Node:
 
 
 class Stack:
-    def __init__(self, *tenants, nodes=1):
-        self._names, self._count = tenants, nodes
+    def __init__(self, *tenants, nodes=1, partitions=None):
+        self._names, self._count, self._partitions = tenants, nodes, partitions or {}
         self._undo = contextlib.ExitStack()
         self.nodes = []
 
@@ -165,19 +165,24 @@ class Stack:
         ):
             subprocess.run(command, check=True, capture_output=True)
         issuer = f"https://{name}.example"
-        self.leat("tenant", "create", name, "--db", self.dsn)
+        self.leat("tenant", "create", name, "--partitions", self._partitions.get(name, 1), "--db", self.dsn)
         self.leat("tenant", "key-add", name, "--issuer", issuer, "--kid", f"{name}-1",
                   "--alg", "ES256", "--key", public, "--db", self.dsn)
         return Tenant(self, name, issuer, secret)
 
+    def sql_client(self, *args):
+        """What runs the stock client: for subprocess.run and Popen."""
+        dsn = urllib.parse.urlsplit(self.dsn)
+        return {
+            "args": ["mariadb", "--no-defaults", "--batch", "--skip-column-names", "-u", dsn.username,
+                     "--socket", urllib.parse.parse_qs(dsn.query)["socket"][0], dsn.path[1:], *args],
+            "env": {**os.environ, "MYSQL_PWD": urllib.parse.unquote(dsn.password)},
+            "text": True,
+        }
+
     def sql(self, text):
         """The rows of a statement as tuples of text, through the stock client."""
-        dsn = urllib.parse.urlsplit(self.dsn)
-        run = subprocess.run(
-            ["mariadb", "--no-defaults", "--batch", "--skip-column-names", "-u", dsn.username,
-             "--socket", urllib.parse.parse_qs(dsn.query)["socket"][0], dsn.path[1:], "-e", text],
-            text=True, capture_output=True, timeout=120,
-            env={**os.environ, "MYSQL_PWD": urllib.parse.unquote(dsn.password)})
+        run = subprocess.run(**self.sql_client("-e", text), capture_output=True, timeout=120)
         if run.returncode:
             raise Failed(run.stderr.strip())
         return [tuple(line.split("\t")) for line in run.stdout.splitlines()]

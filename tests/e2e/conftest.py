@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import secrets
 
 import pytest
 
@@ -44,7 +45,7 @@ def sql_node(work, database):
     n.dsn, n.tenants, n.signers = database.dsn, tenants, signers
     n.start()
     yield n
-    n.stop()
+    n.end()
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def memory_node(work):
     n = stack.MemoryNode(os.path.join(work, "memory"))
     n.start()
     yield n
-    n.stop()
+    n.end()
 
 
 @pytest.fixture(params=["sql", "memory"])
@@ -70,7 +71,7 @@ def own_node(work, database):
             tenants, signers = prepare(directory, dsn)
             n = Node(directory, dsn, extra=extra, env=env)
             n.dsn, n.tenants, n.signers = dsn, tenants, signers
-            stack_.callback(lambda: n.stop() if n.alive() else os.path.exists(n.log) and n.check_log())
+            stack_.callback(n.end)
             return n.start() if start else n
         yield make
 
@@ -129,3 +130,19 @@ def logs_are_clean():
     for n in before:
         n.check_log()
         assert n.alive() or n.process.returncode == 0, f"a node ended: {n.process.returncode}"
+
+
+@pytest.fixture
+def linked(own_node, work, topic):
+    """Two linked nodes of one schema."""
+    key = os.path.join(work, f"key-{topic.replace('/', '-')}")
+    with open(key, "w") as f:
+        f.write(secrets.token_hex(32) + "\n")
+    os.chmod(key, 0o600)
+    extra = ["--peer", "127.0.0.1:0", "--cluster-key", key]
+    one = own_node(extra=extra)
+    two = Node(f"{one.dir}-2", one.dsn, extra=extra)
+    two.dsn, two.tenants, two.signers = one.dsn, one.tenants, one.signers
+    two.start()
+    yield one, two
+    two.end()

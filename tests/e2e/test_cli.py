@@ -1,5 +1,7 @@
 """The command line: pipes, line mode, exit codes, error texts; tenants and tokens; leat dev."""
 
+import base64
+import json
 import os
 import re
 import signal
@@ -139,6 +141,11 @@ def test_sub_share_name(to, topic):
     """It was taken for a shorter name and the beginning of the filter."""
     done = leat("sub", *to, "-t", topic, "--share", "a/b", check=False, timeout=10)
     assert done.returncode != 0 and "none of / + #" in done.stderr
+
+
+def test_sub_works_on_a_queue_at_qos_1(to):
+    done = leat("sub", *to, "--queue", "jobs", "-q", "0", check=False, timeout=10)
+    assert done.returncode and "--queue needs --qos 1" in done.stderr
 
 
 def test_sub_share(start, to, topic):
@@ -350,6 +357,54 @@ def test_tenants(schema):
     assert "nobody" in failing("tenant", "show", "nobody", *db)
 
 
+def test_partitions(schema):
+    db = ["--db", schema]
+    leat("tenant", "create", "acme", *db)
+    assert re.search(r"^ +0 open ", leat("tenant", "partitions", "acme", *db).stdout, re.M)
+    said = leat("tenant", "partitions", "acme", "--partitions", 2, *db).stdout
+    assert re.findall(r"^ +(\d) (\w+) ", said, re.M) == [("0", "sealed"), ("1", "open"), ("2", "open")]
+    unchanged = leat("tenant", "partitions", "acme", *db, env={"LEAT_PARTITIONS": "5"}).stdout
+    assert unchanged == said, "an environment changes nothing"
+    assert "1" in leat("tenant", "partitions", "acme", "--partitions", 65, *db, check=False).stderr
+    assert "there is no tenant nobody" in failing("tenant", "partitions", "nobody", *db)
+
+
+def test_tokens_are_revoked(schema):
+    def revoke(*args, **kw):
+        return leat("tenant", "token-revoke", "acme", *args, "--db", schema, **kw).stdout
+
+    def rows():
+        with stack.connect(schema) as c, c.cursor() as q:
+            q.execute("SELECT kind, name, issued_before, expires_at, reason FROM revocations ORDER BY kind")
+            return [tuple(str(v) for v in row) for row in q.fetchall()]
+    leat("tenant", "create", "acme", "--db", schema)
+    assert "refused, and their connections end, within 2 s" in revoke("--subject", "ann", "--before",
+                                                                      "2026-03-01T12:00:00Z", "--reason", "left")
+    revoke("--id", "t-1", "--expires", "2099-01-31T00:00:00+01:00")
+    revoke("--all")
+    found = {r[0]: r[1:] for r in rows()}
+    assert found["subject"] == ("ann", "2026-03-01 12:00:00", "None", "left")
+    assert found["id"][0] == "t-1" and found["id"][2].startswith("2099-01-30 23:00:00") and "all" in found
+    for which in (["--subject", "ann"], ["--id", "t-1"], ["--all"]):
+        assert "are good again" in revoke(*which, "--undo")
+    assert rows() == []
+
+
+@pytest.mark.parametrize("args, says", [
+    ([], "give one of --subject SUBJECT, --id ID and --all"),
+    (["--subject", "a", "--all"], "give one of"),
+    (["--id", "a", "--before", "2026-03-01T12:00:00Z"], "--id is one token, whenever it was issued"),
+    (["--all", "--before", "yesterday"], "--before is a time like 2026-03-01T12:00:00Z, not yesterday"),
+    (["--all", "--expires", "2020-03-01T12:00:00Z"], "expires: in the future"),
+    (["--all", "--undo", "--reason", "x"], "--undo takes back all of it"),
+    (["--all", "--undo"], "tenant acme has no such revocation"),
+    (["--subject", ""], "a subject has 1 to 255 bytes"),
+])
+def test_what_is_not_revoked(schema, args, says):
+    leat("tenant", "create", "acme", "--db", schema)
+    assert says in failing("tenant", "token-revoke", "acme", *args, "--db", schema)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "UPPER/slash", "x" * 65, "a\nb", "'; DROP TABLE tenant; --", "ü"])
 def test_bad_tenant_names(schema, name):
     done = leat("tenant", "create", name, "--db", schema, check=False)
@@ -375,7 +430,7 @@ def test_keys(schema, tmp_path):
     assert add("k4", "HS256", b"short", 1), "too short a secret"
     assert add("k5", "HS256", pki.public_pem(rs), 1) or True
     assert add("k6", "none", b"", 1)
-    assert add("../k", "ES256", pki.public_pem(es), 1)
+    assert add("k k", "ES256", pki.public_pem(es), 1)
     assert add("k7", "ES256", b"", 1)
 
 
@@ -387,6 +442,15 @@ def test_token_refuses_what_no_node_would_take(tmp_path):
     assert leat(*base, "--subject", "s").stdout.count(".") == 2
     failing(*base, "--subject", "")
     failing(*base, "--subject", "s", "--publish", "a/#/b")
+    token = leat(*base, "--subject", "s", "--limits", "connections=2", "event_bytes=4096").stdout
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert claims["limits"] == {"connections": 2, "event_bytes": 4096}
+    for bad in ("connections", "connections=", "connections=0", "connections=-1", "connections=1.5",
+                "connections=99999999999999999999"):
+        assert "NAME=N with a whole number from 1 on" in failing(*base, "--subject", "s", "--limits", bad), bad
+    assert "there is no limit" in failing(*base, "--subject", "s", "--limits", "bytes=1")
+    assert "is there twice" in failing(*base, "--subject", "s", "--limits", "connections=1", "connections=2")
     assert leat(*base, "--subject", "s", "--ttl", "0s", check=False).returncode != 0
     (tmp_path / "k").write_bytes(pki.public_pem(key))
     failing(*base, "--subject", "s")

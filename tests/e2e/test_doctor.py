@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 import urllib.parse
 
 import pytest
@@ -115,6 +116,29 @@ def test_rights(good, grant, verdict, says):
     _, _, checks = doctor(with_user(good.dsn, "some", "secret"))
     assert checks["rights"]["verdict"] == verdict
     assert says in checks["rights"]["found"] + checks["rights"].get("change", "")
+
+
+def test_who_holds_locks(good):
+    """Named with its thread, to who has PROCESS; who has not is told that it was not looked at."""
+    with contextlib.closing(good.connect()) as c, c.cursor() as q:
+        q.execute("DROP USER IF EXISTS seer@'%'")
+        q.execute("CREATE USER seer@'%' IDENTIFIED BY 'secret'")
+        q.execute("GRANT ALL ON leat.* TO seer@'%'")
+        q.execute("GRANT PROCESS ON *.* TO seer@'%'")
+        _, _, checks = doctor(with_user(good.dsn, "seer", "secret"))
+        assert checks["locks"]["verdict"] == "ok" and "no transaction" in checks["locks"]["found"]
+        with contextlib.closing(good.connect()) as holder, holder.cursor() as h:
+            h.execute("BEGIN")
+            h.execute("SELECT changes FROM leat.change_counter WHERE id=1 FOR UPDATE")
+            time.sleep(6.5)
+            _, _, checks = doctor(with_user(good.dsn, "seer", "secret"))
+            found, thread = checks["locks"], holder.thread_id()
+            assert found["verdict"] == "advice" and f"KILL {thread};" in found["change"]
+            assert f"thread {thread} of " in found["found"] and "rows locked 1" in found["found"]
+            assert 6 <= int(found["found"].split("open for ")[1].split()[0]) < 60
+            _, _, checks = doctor(good.dsn)
+            assert checks["locks"]["verdict"] == "ok" and "PROCESS" in checks["locks"]["found"]
+            holder.rollback()
 
 
 def test_no_answer(good):

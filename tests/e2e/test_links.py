@@ -16,31 +16,43 @@ from leat.stack import Node, free_port, wait_for
 
 
 class Linked:
-    """Some nodes of one schema. `keys`: one a node, its cluster key; None = it has no links."""
+    """Nodes of one schema, node0 and so on; `like` has it, and is not one of them."""
 
-    def __init__(self, first, directory, keys, extra=()):
-        self.nodes = []
-        for i, key in enumerate(keys):
-            admin = free_port()
-            own = ["--admin", f"127.0.0.1:{admin}", *extra]
-            if key:
-                own += ["--peer", "127.0.0.1:0", "--cluster-key", key]
-            n = Node(f"{directory}-{i}", first.dsn, extra=own, name=f"node{i}")
-            n.dsn, n.tenants, n.signers, n.admin = first.dsn, first.tenants, first.signers, admin
-            self.nodes.append(n)
+    def __init__(self, like):
+        self.like, self.nodes = like, []
 
-    def start(self):
-        for n in self.nodes:
+    def add(self, *options):
+        """One more, with these options of its links; none = it has no links."""
+        admin, i = free_port(), len(self.nodes)
+        links = ["--peer", "127.0.0.1:0", *options] if options else []
+        n = Node(f"{self.like.dir}-{i}", self.like.dsn, extra=["--admin", f"127.0.0.1:{admin}", *links], name=f"node{i}")
+        n.dsn, n.tenants, n.signers, n.admin = self.like.dsn, self.like.tenants, self.like.signers, admin
+        self.nodes.append(n)
+        return n
+
+    def file(self, name):
+        return f"{self.like.dir}.{name}"
+
+    def start(self, *nodes):
+        nodes = nodes or self.nodes
+        for n in nodes:
             n.start(wait=False)
-        for n in self.nodes:
+        for n in nodes:
             n.wait_ready()
-        return self
 
     def stop(self):
         for n in self.nodes:
             if n.alive():
                 n.signal(signal.SIGCONT)
-                n.stop()
+                n.end()
+
+
+@pytest.fixture
+def cluster(own_node):
+    """Nodes are added to it, and started."""
+    c = Linked(own_node(start=False))
+    yield c
+    c.stop()
 
 
 def metric(node, name):
@@ -64,18 +76,15 @@ def new_key(path):
 
 
 @pytest.fixture
-def linked(own_node, work):
-    """linked(*keys): that many nodes, started; a key is a name, the same name is the same key."""
-    made = []
-
+def linked(cluster):
+    """linked(*keys): that many nodes, started; a key is a name, the same name is the same key; None = no links."""
     def make(*keys):
-        first = own_node(start=False)
-        files = {k: new_key(f"{first.dir}.{k}.key") for k in set(keys) - {None}}
-        made.append(Linked(first, first.dir, [files.get(k) for k in keys]))
-        return made[-1].start().nodes
-    yield make
-    for m in made:
-        m.stop()
+        files = {k: new_key(cluster.file(f"{k}.key")) for k in set(keys) - {None}}
+        for k in keys:
+            cluster.add(*(["--cluster-key", files[k]] if k else []))
+        cluster.start()
+        return cluster.nodes
+    return make
 
 
 def latencies(client, a, b, topic, count=60):
@@ -106,19 +115,16 @@ def test_hints_flow(client, linked, topic):
     assert latencies(client, two, one, topic + "/back", count=5)
 
 
-def test_three_nodes_and_one_that_joins(client, linked, own_node, topic):
+def test_three_nodes_and_one_that_joins(linked, cluster):
     """Every pair has a link; a fourth finds the others as it starts."""
-    nodes = linked("k", "k", "k")
+    nodes = list(linked("k", "k", "k"))
     for n in nodes:
         wait_for(lambda n=n: links(n) == 2, 10, "two links")
-    more = Linked(nodes[0], nodes[0].dir + "-more", [nodes[0].argv[nodes[0].argv.index("--cluster-key") + 1]])
-    more.nodes[0].argv[more.nodes[0].argv.index("node0")] = "node3"
-    try:
-        more.start()
-        for n in nodes + more.nodes:
-            wait_for(lambda n=n: links(n) == 3, 10, "three links")
-    finally:
-        more.stop()
+    more = cluster.add("--cluster-key", cluster.file("k.key"))
+    cluster.start(more)
+    for n in cluster.nodes:
+        wait_for(lambda n=n: links(n) == 3, 10, "three links")
+    more.end()
     for n in nodes:
         wait_for(lambda n=n: links(n) == 2 and metric(n, "leat_peers") == 2, 10, "it has left")
 
@@ -163,6 +169,7 @@ def test_not_linked(client, linked, topic, keys):
     assert links(one) == 0 and links(two) == 0
     if keys[1]:
         assert "module=links" in one.text() + two.text()
+        assert "its --cluster-key is not this node's" in one.text() + two.text()
         assert received(two, "stored") == 0
 
 
@@ -189,34 +196,90 @@ def test_junk_at_the_peer_port(client, linked, topic):
     assert latencies(client, one, two, topic, count=5)
 
 
-def test_links_by_certificates(own_node, client, topic):
+def test_links_by_certificates(cluster, client, topic):
     """Certificates of one CA instead of a key; one of another CA does not get in."""
-    first = own_node(start=False)
-
-    def node(i, authority):
-        cert, key = (os.path.join(first.dir, f"peer{i}.{x}") for x in ("crt", "key"))
+    ours, other = cluster.like.authority, stack.pki.Authority(cluster.file("other-ca"))
+    for i, authority in enumerate((ours, ours, other)):
+        cert, key = (cluster.file(f"peer{i}.{x}") for x in ("crt", "key"))
         authority.issue(cert, key)
-        return ["--peer", "127.0.0.1:0", "--peer-cert", cert, "--peer-key", key,
-                "--peer-ca", authority.file]
+        cluster.add("--peer-cert", cert, "--peer-key", key, "--peer-ca", authority.file)
+    nodes = cluster.nodes
+    cluster.start()
+    for n in nodes[:2]:
+        wait_for(lambda n=n: links(n) == 1, 10, "a link")
+    wait_for(lambda: metric(nodes[0], "leat_peer_refused_total") > 0, 10, "the stranger refused")
+    assert [links(n) for n in nodes] == [1, 1, 0]
+    assert latencies(client, nodes[0], nodes[1], topic, count=5)
 
-    ours = first.authority
-    other = stack.pki.Authority(os.path.join(first.dir, "other-ca"))
-    groups = [Linked(first, f"{first.dir}-c{i}", [None], extra=node(i, a))
-              for i, a in enumerate((ours, ours, other))]
-    nodes = [g.nodes[0] for g in groups]
-    for i, n in enumerate(nodes):
-        n.argv[n.argv.index("node0")] = f"node{i}"
-    try:
-        for g in groups:
-            g.start()
-        for n in nodes[:2]:
-            wait_for(lambda n=n: links(n) == 1, 10, "a link")
-        wait_for(lambda: metric(nodes[0], "leat_peer_refused_total") > 0, 10, "the stranger refused")
-        assert [links(n) for n in nodes] == [1, 1, 0]
-        assert latencies(client, nodes[0], nodes[1], topic, count=5)
-    finally:
-        for g in groups:
-            g.stop()
+
+def rewrite(path, text):
+    """As a mounted secret is: a new file in the place of the old one."""
+    with open(os.open(path + ".new", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as f:
+        f.write(text)
+    os.rename(path + ".new", path)
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def reload(*nodes):
+    for n in nodes:
+        times = n.text().count("credentials reloaded")
+        n.signal(signal.SIGHUP)
+        wait_for(lambda n=n, t=times: n.text().count("credentials reloaded") == t + 1, 5, "a reload")
+
+
+def test_a_new_key_without_a_restart(cluster, client, topic):
+    """As operators.md has it: three rounds of SIGHUP. No link is lost, and whoever starts meanwhile is in."""
+    keys = [(new_key(cluster.file(f"k{i}")), cluster.file(f"k{i}.also")) for i in range(3)]
+    rewrite(keys[1][0], read(keys[0][0]))
+    old, new = read(keys[0][0]), read(keys[2][0])
+    nodes = [cluster.add("--cluster-key", k, "--cluster-key-also", also) for k, also in keys]
+    cluster.start(*nodes[:2])
+    for n in nodes[:2]:
+        wait_for(lambda n=n: links(n) == 1, 10, "a link")
+    rewrite(keys[0][0], b"short")  # what cannot be used changes nothing
+    nodes[0].signal(signal.SIGHUP)
+    wait_for(lambda: "credentials not reloaded" in nodes[0].text(), 5, "a line in the log")
+    for now, also in ((old, new), (new, old)):
+        for n, (key, other) in zip(nodes[:2], keys):
+            rewrite(key, now)
+            rewrite(other, also)
+            reload(n)
+    cluster.start(nodes[2])  # it has the new key alone
+    wait_for(lambda: links(nodes[2]) == 2, 10, "two links")
+    for n, (_, other) in zip(nodes, keys[:2]):
+        os.unlink(other)
+        reload(n)
+    assert [metric(n, "leat_peer_lost_total") for n in nodes[:2]] == [0, 0]
+    assert latencies(client, nodes[0], nodes[1], topic, count=5)
+
+
+def test_new_certificates_without_a_restart(cluster, client, topic):
+    """A new CA beside the old one, then certificates of it: links stay, and a node of the new CA is let in."""
+    old, new = cluster.like.authority, stack.pki.Authority(cluster.file("new-ca"), "Another test CA")
+    files = [[cluster.file(f"peer{i}.{x}") for x in ("crt", "key", "ca")] for i in range(3)]
+    for i, (cert, key, ca) in enumerate(files):
+        (old if i < 2 else new).issue(cert, key)
+        rewrite(ca, read((old if i < 2 else new).file))
+        cluster.add("--peer-cert", cert, "--peer-key", key, "--peer-ca", ca)
+    nodes = cluster.nodes
+    cluster.start()
+    for n in nodes[:2]:
+        wait_for(lambda n=n: links(n) == 1, 10, "a link")
+    for n, (_, _, ca) in zip(nodes[:2], files):
+        rewrite(ca, read(old.file) + read(new.file))
+        reload(n)
+    assert links(nodes[2]) == 0  # it does not trust them yet
+    for n, (cert, key, _) in zip(nodes[:2], files):
+        new.issue(cert, key)
+        reload(n)
+    for n in nodes:
+        wait_for(lambda n=n: links(n) == 2, 15, "two links")
+    assert [metric(n, "leat_peer_lost_total") for n in nodes[:2]] == [0, 0]
+    assert latencies(client, nodes[0], nodes[2], topic, count=5)
 
 
 def test_options(own_node, work):

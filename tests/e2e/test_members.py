@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from leat import mqtt, stack
-from leat.stack import SLOW, Node, wait_for
+from leat.stack import SLOW, Node, wait_for, wait_for_acks
 
 pytestmark = pytest.mark.skipif(stack.ENGINE != "galera", reason="LEAT_ENGINE is not galera")
 
@@ -41,8 +41,7 @@ def trio(own_node, database, work, topic):
         nodes.append(n.start())
     yield nodes
     for n in nodes[1:]:
-        if n.alive():
-            n.stop()
+        n.end()
 
 
 class Consumer(threading.Thread):
@@ -176,7 +175,7 @@ def test_session_follows_its_client(trio, client, topic, cid):
         p.publish_many([(topic, f"{i}-{k}") for k in range(10)])
         got = [x.payload.decode() for x in c.receive_many(10)]
         assert got == [f"{i}-{k}" for k in range(10)]
-        time.sleep(0.3)  # the cursor is committed
+        wait_for_acks(trio[(i - 1) % 3].dsn, cid())
         old, c = c, client(trio[i % 3], cid(), **KEPT)
         assert c.connack.present
         assert old.closed(timeout=10 * SLOW)[-1].reason == 0x8E

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from leat import stack
+from leat import mqtt, stack
+from leat.stack import wait_for
 
 NOTICED_S = (stack.TTL / 6 + 0.5) * stack.SLOW  # a node that has it in memory looks with its next renewal
 KEPT = {"clean": False, "props": [("session_expiry", 300)]}
@@ -64,7 +65,7 @@ def test_back_and_forth_by_time(client, sql_node, topic, cid, subscription, sql)
     assert len(c.receive_many(10)) == 10
     at = ["--kind", "session", "--subject", subject_of(sql, cid()), "--name", cid()]
     subscription("seek", *at, "--to", middle)
-    assert c.closed(timeout=10)
+    assert "an admin changed it" in c.closed(timeout=10)[-1].prop("reason_string")
     c = client(sql_node, cid(), **KEPT)
     assert c.connack.present
     assert numbers(c.receive_many(10)) == list(range(10, 20))
@@ -81,6 +82,32 @@ def test_back_and_forth_by_time(client, sql_node, topic, cid, subscription, sql)
     assert c.connack.present and c.silent()
     publish(client, sql_node, topic, [30])
     assert numbers([c.receive()]) == [30]
+
+
+def test_queue_in_use(client, sql_node, sql, topic, subscription):
+    """What its consumers hold is worth nothing after a seek, and comes again with the rest; what waits to
+    be tried again does so, once."""
+    name = topic.replace("/", "-")
+    c = client(sql_node, props=[("receive_maximum", 20)])
+    c.subscribe(f"$queue/{name}/{topic}", props=[("user", ("leat-backoff", "1500ms"))])
+    publish(client, sql_node, topic, range(6))
+    first = c.receive_many(6, ack=False)
+    assert numbers(first) == list(range(6))
+    for p in first[:4]:
+        c.send(mqtt.puback(p.packet_id, 0x80 if p.payload == b"1" else 0))
+    wait_for(lambda: sql("SELECT COUNT(*) FROM timer t JOIN subscription s USING (subscription_id)"
+                         " WHERE s.name = %s", name)[0][0] == 1)
+    subscription("seek", "--kind", "queue", "--name", name, "--to",
+                 str(first_number(sql, topic) + 2))
+    again = c.receive_many(5, timeout=10)  # on a slow machine the failed one is not the last
+    assert sorted(numbers(again)) == [1, 2, 3, 4, 5]
+    failed = next(p for p in again if p.payload == b"1")
+    assert dict(failed.all("user"))["leat-attempt"] == "2"
+    for p in first[4:]:
+        c.send(mqtt.puback(p.packet_id, 0x80))  # of what is over: nobody's attempt
+    publish(client, sql_node, topic, [6])
+    assert numbers([c.receive()]) == [6]
+    assert c.silent(2)
 
 
 def test_list_and_delete(client, sql_node, topic, cid, subscription, sql):
@@ -170,6 +197,17 @@ def test_until_that_is_not_understood(client, sql_node, topic):
     for text in "later", "time:2999-01-01T00:00:00Z", "seq:0":
         ack = client(sql_node).subscribe(topic, props=stretch("earliest", text), check=False)
         assert ack.reasons == [0x83] and "leat-until" in ack.prop("reason_string")
+
+
+def test_a_stretch_without_events(client, sql_node, sql, topic):
+    """It would be granted, and deliver nothing for ever."""
+    publish(client, sql_node, topic, range(3))
+    base, c = first_number(sql, topic), client(sql_node)
+    for start, until in ("new", "now"), (f"seq:{base + 2}", f"seq:{base + 1}"), ("time:2999-01-01T00:00:00Z", "now"):
+        ack = c.subscribe(topic, props=stretch(start, until), check=False)
+        assert ack.reasons == [0x83] and "leat-start" in ack.prop("reason_string")
+    c.subscribe(topic, props=stretch(f"seq:{base + 2}", f"seq:{base + 2}"))
+    assert numbers(c.receive_many(1)) == [2]
 
 
 def test_sub_until(sql_node, client, topic, sql, work):

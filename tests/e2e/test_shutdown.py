@@ -1,12 +1,15 @@
 """Ending, reloading, and living without the database for a while."""
 
+import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -155,6 +158,42 @@ def test_sighup_serves_the_new_certificate(own_node, topic):
     c.close()
 
 
+def minds_sighup(node):
+    with open(f"/proc/{node.process.pid}/status") as f:
+        return any(int(mask, 16) & 1 for mask in re.findall(r"Sig(?:Ign|Cgt):\s*(\w+)", f.read()))
+
+
+def test_sighup_at_any_moment(work):
+    """Once one that came before the node was ready for it, or at its very end, killed it."""
+    n = stack.MemoryNode(os.path.join(work, "sighups"))
+    n.start(wait=False)
+    wait_for(lambda: minds_sighup(n), 5, "a node that minds the signal")
+    begun = time.monotonic()
+    while time.monotonic() < begun + 0.5:
+        n.signal(signal.SIGHUP)
+        time.sleep(0.002)
+    n.wait_ready()
+    n.signal(signal.SIGTERM)
+    while n.alive():
+        n.signal(signal.SIGHUP)
+        time.sleep(0.002)
+    n.stop()
+
+
+def test_a_node_that_cannot_begin(work):
+    """Once it began to serve while it was freed."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        n = stack.MemoryNode(os.path.join(work, "taken"))
+        n.argv += ["--admin", f"127.0.0.1:{taken.getsockname()[1]}"]
+        n.start(wait=False)
+        assert n.process.wait(10 * SLOW) == 1
+    assert "Address already in use" in n.text()
+    assert "listening" not in n.text()
+    n.check_log()
+
+
 # ---- without the database -------------------------------------------------------------------------
 
 @pytest.fixture
@@ -233,6 +272,52 @@ def test_connect_while_the_database_is_down(own_node, own_database, cid):
         assert ack.reason in (0, 0x88)
     finally:
         c.close()
+    wait_for(lambda: n.connect(cid(), **KEPT).close() is None, 10)
+
+
+def test_who_gives_up_while_the_database_is_down(own_node, own_database, cid):
+    """They once stayed, with their places in max_connections, until it was back; who stayed was never
+    told anything."""
+    db = own_database()
+    admin = stack.free_port()
+    n = own_node(dsn=db.dsn, extra=["--admin", f"127.0.0.1:{admin}"])
+
+    def count(name):
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=10) as r:
+            return next(int(line.split()[-1]) for line in r.read().decode().splitlines()
+                        if line.startswith((name + " ", name + "{")))
+
+    def connect(**kw):
+        c = n.open(kw.get("version", 5), timeout=30)
+        c.send(mqtt.connect("", token, **kw))
+        return c
+
+    token = n.signers["alpha"].token()
+    subscriber = n.connect()
+    n.connect().close()  # the database has answered for its tenant
+    db.crash()
+    start = time.monotonic()
+    stays, old = connect(), connect(version=4, clean=True)
+    gone = [connect() for _ in range(8)]
+    subscriber.send(mqtt.subscribe(1, [("x", 1)]))
+    wait_for(lambda: count("leat_connections") >= 11, 5, "all of them")
+    for i, c in enumerate(gone):
+        if i % 4 == 1:
+            c.sock.settimeout(0)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                c.sock.unwrap()  # sends close_notify
+        elif i % 4 == 2:
+            c.send(mqtt.disconnect())
+        c.reset() if i % 4 == 3 else c.close()
+    subscriber.close()
+    wait_for(lambda: count("leat_connections") == 2, 5, "them to be let go of")
+    wait_for(lambda: count("leat_sessions") == 2, 5, "their sessions to end")
+    ack = stays.expect(mqtt.CONNACK, timeout=20 * SLOW)
+    assert ack.reason == 0x88 and "database" in ack.prop("reason_string")
+    assert old.expect(mqtt.CONNACK, timeout=5).reason == 3
+    assert 9 < time.monotonic() - start < 12 * SLOW
+    wait_for(lambda: count("leat_connections") == 0, 10, "the others to leave")
+    db.resume()
     wait_for(lambda: n.connect(cid(), **KEPT).close() is None, 10)
 
 

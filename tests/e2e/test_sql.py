@@ -16,12 +16,17 @@ KEPT = {"clean": False, "props": [("session_expiry", 300)]}
 
 @pytest.fixture
 def rows(sql_node):
-    """rows(topic): the event rows of a topic, as dicts, in order."""
+    """rows(topic): the event rows of a topic since the test began, as dicts, in order. What other tests
+    wrote is not taken apart again for each."""
     with contextlib.closing(stack.connect(sql_node.dsn)) as c:
+        with c.cursor() as q:
+            q.execute("SELECT UTC_TIMESTAMP(3) - INTERVAL 5 SECOND")
+            since = q.fetchone()[0]
+
         def query(topic):
             with c.cursor(pymysql.cursors.DictCursor) as q:
-                q.execute("SELECT * FROM event WHERE topic=%s ORDER BY tenant_id, partition_id, seq",
-                          (topic,))
+                q.execute("SELECT * FROM event WHERE topic=%s AND appended_at>=%s"
+                          " ORDER BY tenant_id, partition_id, seq", (topic, since))
                 return q.fetchall()
         yield query
 

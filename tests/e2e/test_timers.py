@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import time
 
+import pymysql
 import pytest
 
 from leat import mqtt, stack
@@ -37,7 +38,7 @@ def test_delayed_publish_arrives_in_time(client, node, topic):
         got = s.receive(timeout=5)
         took = time.monotonic() - start
         assert (got.topic, got.payload.decode()) == (f"{topic}/{name}", name)
-        assert due - 0.01 <= took < due + 1.5, f"{name} after {took:.3f} s"
+        assert due - 0.01 <= took < due + 1.5 * stack.SLOW, f"{name} after {took:.3f} s"
     assert got.prop("user") == ("mine", "1")  # what is said to the server stays with it
     assert s.silent()
 
@@ -46,9 +47,9 @@ def test_a_time_in_the_past_is_now(client, node, topic):
     s, p = client(node), client(node)
     s.subscribe(topic)
     p.publish(topic, "1", **user(at(-3600)))
-    assert s.receive(timeout=2).payload == b"1"
+    assert s.receive().payload == b"1"
     p.publish(topic, "2", **user(("leat-deliver-at", "0")))
-    assert s.receive(timeout=2).payload == b"2"
+    assert s.receive().payload == b"2"
 
 
 def test_cancel_and_replace(client, node, topic, cid):
@@ -158,7 +159,7 @@ def pair(own_node, work):
     two.dsn, two.tenants, two.signers = one.dsn, one.tenants, one.signers
     two.start()
     yield one, two
-    two.stop() if two.alive() else None
+    two.end()
 
 
 def leads(n):
@@ -203,12 +204,15 @@ def test_schedule_ticks_once_whoever_leads(client, pair, topic, cid):
     leat_schedule(other, "create", cid("every"), "--cron", "@every 1s", "-t", topic, "-m", "tick")
     first = s.receive(timeout=5)
     assert first.payload == b"tick"
+    told = dict(first.all("user"))
+    assert told == {"specversion": "1.0", "id": f"{cid('every')}@{told['time']}", "type": "leat.tick",
+                    "source": "leat:schedule", "subject": cid("every"), "time": told["time"]}
     s.receive_many(2, timeout=5)
     dead.kill()
     s.receive_many(4, timeout=20)
     leat_schedule(other, "pause", cid("every"))
-    time.sleep(1.5)
     ids = ticks_of(other, topic)
+    assert told["id"] == ids[0]
     assert len(ids) == len(set(ids))
     (state, count), = query(other, "SELECT state, ticks FROM schedules WHERE name = %s", cid("every"))
     assert (state, count) == ("paused", len(ids))
@@ -219,10 +223,42 @@ def test_schedule_ticks_once_whoever_leads(client, pair, topic, cid):
     assert all(g >= 1 and g == int(g) for g in gaps)  # the beat is kept; a gap is made up by one tick
 
 
+def test_what_is_due_of_a_suspended_tenant_waits(client, own_node, topic, cid):
+    """Scheduled events, a will and ticks come when it is resumed, of the ticks one; nobody else waits behind them."""
+    n = own_node()
+    p = client(n, cid("p"), will=(f"{topic}/will", b"will", 1, False))
+    p.publish_many([(f"$delayed/4/{topic}/late", str(i)) for i in range(300)])
+    leat_schedule(n, "create", cid("every"), "--cron", "@every 1s", "-t", f"{topic}/tick", "-m", "tick")
+    stack.wait_for(lambda: ticks_of(n, f"{topic}/tick"), 5, "a tick")
+    query(n, "CALL tenant_suspend('alpha')")
+    stored = "SELECT COUNT(*) FROM event WHERE tenant = 'alpha'"
+    due = "SELECT COUNT(*) FROM timer WHERE due_at <= UTC_TIMESTAMP(3)"
+    stack.wait_for(lambda: query(n, due)[0][0] == 301, 10 * stack.SLOW, "all of it is due")
+    before = query(n, stored)
+    others = client(n, tenant="beta")
+    others.subscribe(topic)
+    for i in range(3):
+        start = time.monotonic()
+        others.publish(f"$delayed/0.5/{topic}", str(i))
+        assert others.receive(timeout=5).payload == str(i).encode()
+        assert time.monotonic() - start < 1.5 * stack.SLOW
+    assert query(n, stored) == before
+    assert query(n, due)[0][0] == 301
+    query(n, "CALL tenant_resume('alpha')")
+    stack.wait_for(lambda: query(n, "SELECT COUNT(*) FROM timer")[0][0] == 0, 10 * stack.SLOW, "all that was due")
+    leat_schedule(n, "pause", cid("every"))
+    stored = query(n, "SELECT topic, CONVERT(data USING utf8mb4) FROM event WHERE tenant = 'alpha' ORDER BY seq")
+    assert [int(data) for name, data in stored if name.endswith("/late")] == list(range(300))
+    assert [data for name, data in stored if name.endswith("/will")] == ["will"]
+    times = [datetime.datetime.fromisoformat(i.split("@")[1].replace("Z", "+00:00")) for i in ticks_of(n, f"{topic}/tick")]
+    gaps = [b - a for a, b in zip(times, times[1:])]
+    assert sum(g > datetime.timedelta(seconds=3) for g in gaps) == 1 and len(set(times)) == len(times)
+
 def test_schedule_by_fields(client, sql_node, topic, cid):
     s = client(sql_node, tenant="alpha")
     s.subscribe(topic)
-    leat_schedule(sql_node, "create", cid(), "--cron", "*/5 * * * MON-FRI", "--zone", "Europe/Berlin",
+    month = (time.gmtime().tm_mon + 5) % 12 + 1  # not now
+    leat_schedule(sql_node, "create", cid(), "--cron", f"*/5 * * {month} MON-FRI", "--zone", "Europe/Berlin",
                   "-t", topic, "-m", "{}", "--content-type", "application/json")
     stack.wait_for(lambda: query(sql_node, "SELECT 1 FROM schedules WHERE name = %s AND next_at > "
                                  "UTC_TIMESTAMP()", cid()), 5, "a next time")
@@ -237,7 +273,8 @@ def test_schedule_by_fields(client, sql_node, topic, cid):
 
 @pytest.mark.parametrize("cron,zone,words", [
     ("61 * * * *", "UTC", "minute"), ("* * * *", "UTC", "five fields"), ("@every 0s", "UTC", "duration"),
-    ("@hourly", "Europe/Atlantis", "time zone"),
+    ("@hourly", "Europe/Atlantis", "time zone"), ("0 0 30 2 *", "UTC", "never ticks"),
+    ("0 0 31 4 *", "UTC", "never ticks"), ("@hourly x", "UTC", "nothing behind it"),
 ])
 def test_bad_schedule_is_refused(sql_node, topic, cid, cron, zone, words):
     done = leat_schedule(sql_node, "create", cid(), "--cron", cron, "--zone", zone, "-t", topic, "-m", "x",
@@ -247,12 +284,40 @@ def test_bad_schedule_is_refused(sql_node, topic, cid, cron, zone, words):
 
 def test_schedule_that_cannot_be_understood_stops(sql_node, topic, cid):
     """Whoever writes nonsense into the table finds it in the audit; the leader goes on."""
-    query(sql_node, "CALL schedule_create('alpha', %s, '0 0 30 2 *', 'UTC', %s, '', 'x')", cid(), topic)
+    query(sql_node, "CALL schedule_create('alpha', %s, '0 0 30 2-2 *', 'UTC', %s, '', 'x')", cid(), topic)
     stack.wait_for(lambda: query(sql_node, "SELECT 1 FROM schedules WHERE name = %s"
                                  " AND state = 'not understood'", cid()), 5, "the state")
     (detail,), = query(sql_node, "SELECT detail FROM audit WHERE action = 'schedule.error' AND target = %s",
                        cid())
     assert "never ticks" in detail
+
+
+@pytest.mark.parametrize("cron", ["0 0 30 2 *", "5 4 30,31 Feb *", "0 0 31 4,6,SEP *", "* *  31 11 */2"])
+def test_sql_refuses_days_that_never_come(sql_node, topic, cid, cron):
+    with pytest.raises(pymysql.err.MySQLError, match="never ticks"):
+        query(sql_node, "CALL schedule_create('alpha', %s, %s, 'UTC', %s, '', 'x')", cid(), cron, topic)
+
+
+@pytest.mark.parametrize("cron", ["0 0 29 2 *", "0 0 30 2 1", "0 0 30,28 2 *", "0 0 31 4,5 *", "0 0 30 4 *"])
+def test_sql_takes_days_that_come(sql_node, topic, cid, cron):
+    query(sql_node, "CALL schedule_create('alpha', %s, %s, 'UTC', %s, '', 'x')", cid(), cron, topic)
+    query(sql_node, "CALL schedule_delete('alpha', %s)", cid())
+
+
+@pytest.mark.parametrize("version", [4, 5], ids=["v3", "v5"])
+@pytest.mark.parametrize("where, props", [("$delayed/abc/{}", ()), ("$delayed/{}", ()),
+                                          ("{}", [("user", ("leat-deliver-at", "soon"))])])
+def test_qos_0_that_cannot_be_understood_ends_the_connection(client, node, topic, where, props, version):
+    """There is no PUBACK, and it is not discarded without a word."""
+    if props and version == 4:
+        return
+    c = client(node, version=version)
+    c.publish(where.format(topic), "x", qos=0, props=props)
+    said = c.closed()
+    if version == 5:
+        assert said[-1].reason == 0x90 and said[-1].prop("reason_string")
+    else:
+        assert said == []
 
 
 def test_timer_command(client, sql_node, topic, cid):
@@ -263,3 +328,20 @@ def test_timer_command(client, sql_node, topic, cid):
     stack.leat("timer", "cancel", cid(), "--subject", "alice", *where)
     assert cid() not in stack.leat("timer", "list", *where).stdout
     assert p.publish(f"$delayed/cancel/{cid()}").reason == 0x10
+
+
+def test_the_leader_is_told_what_is_due(client, linked, topic):
+    """What another node stores is moved when it is due, not with the leader's next look, a second apart."""
+    one, two = linked
+    s, p = client(two), client(two)
+    s.subscribe(topic)
+    p.publish(f"$delayed/0.1/{topic}", "0")  # by now the leader is known
+    assert s.receive(timeout=5).payload == b"0"
+    took = []
+    for i in range(1, 10):
+        time.sleep(0.13)  # at any time between its looks
+        start = time.monotonic()
+        p.publish(f"$delayed/0.1/{topic}", str(i))
+        assert int(s.receive(timeout=5).payload) == i
+        took.append(time.monotonic() - start)
+    assert sorted(took)[-3] < 0.1 + 0.2 * stack.SLOW, [f"{t:.3f}" for t in took]

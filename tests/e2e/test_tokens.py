@@ -171,9 +171,10 @@ BAD = {
     **{f"alg {alg!r}": (as_alg(alg), (0x86, None)) for alg in
        ("none", "None", "NONE", "", "hs256", "RS512", "HS384", "ES384", "HS256\n")},
     "no kid": (header_row(kid=None), (0x86, "header kid is missing; it names the key")),
-    **{f"kid {kid!r}": (header_row(kid=kid), (0x86, "header kid must be 1 to 64 of A-Z a-z 0-9 _ -"))
-       for kid in ("", "../../dev/null", "' OR 1=1 -- ", "a" * 65, "a b", "ключ")},
-    "kid unknown": (header_row(kid="nobody-knows"), UNVERIFIED),
+    **{f"kid {kid!r}": (header_row(kid=kid), (0x86, "header kid must be 1 to 128 printable ASCII characters, no spaces"))
+       for kid in ("", "' OR 1=1 -- ", "a" * 129, "a b", "ключ")},
+    **{f"kid unknown {kid!r}": (header_row(kid=kid), UNVERIFIED)
+       for kid in ("nobody-knows", "../../dev/null", "'OR(1=1)#", "%s%n", "a" * 128)},
     # the key and the signature
     "unsigned": (lambda k: k["ES256"].token().rsplit(".", 1)[0] + ".", UNVERIFIED),
     "claims changed": (tampered, UNVERIFIED),
@@ -225,6 +226,14 @@ BAD = {
     "acl bad filter": (entry(topic="a/#/b"), (0x87, None)),
     "acl unknown placeholder": (entry(topic="${username}/#"), (0x87, None)),
     "acl second entry bad": (claims_row(acl=acl() + [{}]), (0x87, None)),
+    # scopes, where there is no acl
+    **{f"{name} {v!r}": (claims_row(acl=None, **{name: v}),
+                         (0x87, f"claim {name} must be a string or an array of strings"))
+       for name, v in (("scope", 7), ("scp", {"a": 1}))},
+    "scope that is none": (claims_row(acl=None, scope="openid leat.read:a"),
+                           (0x87, 'scope leat."read:a": there are leat.publish:FILTER, '
+                                  'leat.subscribe:FILTER and leat.all:FILTER')),
+    "scope with a bad filter": (claims_row(acl=None, scp=["leat.all:a/#/b"]), (0x87, None)),
     "acl 257 filters": (claims_row(acl=[{"permission": "allow", "action": "all",
                                          "topics": [f"t/{i}" for i in range(257)]}]),
                         (0x87, "acl entry 1: more than 256 filters")),
@@ -266,12 +275,12 @@ def test_v3_codes(sql_node, keys, what, code):
 
 
 def test_bad_tokens_are_quick(sql_node, keys):
-    """A refusal costs the node little, whatever was sent: 300 in a few seconds, handshakes included."""
+    """A refusal costs the node little, whatever was sent: 150 in a few seconds, handshakes included."""
     rows = [BAD[w][0](keys) for w in ("100 levels deep", "signature changed", "claims changed")]
     before = cpu_seconds(sql_node)
-    for i in range(300):
+    for i in range(150):
         answer(sql_node, rows[i % 3])
-    assert cpu_seconds(sql_node) - before < 3 * stack.SLOW
+    assert cpu_seconds(sql_node) - before < 1.5 * stack.SLOW
 
 
 def cpu_seconds(node):
@@ -352,6 +361,24 @@ def test_acl_publish(client, sql_node, acl_, name, allowed):
         assert (ack.reason, ack.prop("reason_string")) == (
             0x87, "the token's acl does not allow publishing to this topic")
     c.ping()
+
+
+SCOPES = [
+    ({"scope": "openid leat.publish:a/# profile"}, True),                         # Keycloak, Auth0
+    ({"scp": "leat.publish:a/b leat.subscribe:c"}, True),                         # Entra
+    ({"scp": ["openid", "leat.all:a/${sub}", "leat.publish:a/+"]}, True),         # Okta
+    ({"scope": "leat.subscribe:a/#"}, False),
+    ({"scope": "openid", "scp": "leat.publish:#"}, False),                        # scope comes first
+    ({"scope": "leat.publish:#", "acl": []}, False),                              # and acl before it
+]
+
+
+@pytest.mark.parametrize("claims,allowed", SCOPES)
+def test_scopes_publish(client, sql_node, claims, allowed):
+    s = sql_node.signers["alpha"]
+    claims = {"acl": None, **claims}
+    c = client(sql_node, token=raw(s.header(), s.claims(**claims), s.alg, s.key))
+    assert (c.publish("a/b", b"x", check=False).reason in (0, 0x10)) == allowed
 
 
 def test_dollar_topics_are_the_servers(client, sql_node):
@@ -435,7 +462,7 @@ def test_expiry_ends_the_connection(sql_node, version):
         c.connect("", s.token(exp=int(time.time()) + 2))
         start = time.monotonic()
         left = c.closed(timeout=8)
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 4 * stack.SLOW
         if version == 5:
             assert left[-1].reason == 0xA0 and left[-1].prop("reason_string")
 

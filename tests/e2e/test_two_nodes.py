@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from leat.stack import Node
+from leat.stack import Node, wait_for_acks
 
 KEPT = {"clean": False, "props": [("session_expiry", 300)]}
 
@@ -18,7 +18,7 @@ def pair(own_node, work):
     two.dsn, two.tenants, two.signers = one.dsn, one.tenants, one.signers
     two.start()
     yield one, two
-    two.stop()
+    two.end()
 
 
 def test_events_cross(client, pair, topic):
@@ -58,12 +58,34 @@ def test_session_follows_its_client(client, pair, topic, cid):
     pub = client(pair[0])
     pub.publish_many([(topic, str(i)) for i in range(10)])
     assert [int(p.payload) for p in old.receive_many(10)] == list(range(10))
-    time.sleep(0.5)  # the cursor is committed
+    wait_for_acks(pair[0].dsn, cid())
     new = client(pair[1], cid(), **KEPT)
     assert new.connack.present
     pub.publish_many([(topic, str(i)) for i in range(10, 20)])
     assert [int(p.payload) for p in new.receive_many(10)] == list(range(10, 20))
     assert old.closed(timeout=10)[-1].reason == 0x8E
+
+
+def test_there_and_back(client, pair, topic, cid):
+    """A client goes to the other node and comes back before the first heard of it: what it settled
+    there is not sent again, and its connection is not ended for it."""
+    c = client(pair[0], cid(), **KEPT)
+    c.subscribe(topic)
+    pub = client(pair[0])
+    pub.publish_many([(topic, str(i)) for i in range(10)])
+    assert len(c.receive_many(10, ack=False)) == 10
+    c.close()
+    there = client(pair[1], cid(), **KEPT)
+    assert [int(p.payload) for p in there.receive_many(10)] == list(range(10))
+    time.sleep(0.05)  # the cursor is committed
+    there.close()
+    back = client(pair[0], cid(), **KEPT)
+    assert back.connack.present
+    pub.publish(topic, "10")
+    assert [int(p.payload) for p in back.receive_many(1)] == [10]
+    assert back.silent(1.5)  # a renewal later, too
+    pub.publish(topic, "11")
+    assert int(back.receive(timeout=5).payload) == 11
 
 
 def test_offline_session_on_another_node(client, pair, topic, cid):

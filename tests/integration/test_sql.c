@@ -396,6 +396,57 @@ static void test_lost_before_commit_is_retry(void **state)
 	sql_conn_free(admin);
 }
 
+struct cut {
+	struct sql_conn *by;
+	const char *kill;
+	unsigned rows;
+};
+
+static int kill_at_first(void *arg, const struct sql_cell *cells, unsigned n)
+{
+	struct cut *cut = arg;
+
+	(void)cells;
+	(void)n;
+	if (!cut->rows++)
+		run_ok(cut->by, cut->kill);
+	return 0;
+}
+
+/* What ends a result between two rows is known for what it is, as what refuses a statement is. */
+static void test_result_that_is_cut(void **state)
+{
+	struct sql_conn *c = with_heads(1031), *admin = open_dsn(&admin_dsn);
+	struct sql_param from[] = {sql_u64(1031), sql_u64(0), sql_u64(0), sql_u64(1000),
+	                           sql_u64(1000)};
+	static const char body[1 << 20];
+	struct sql_param p[10];
+	unsigned long long id = connection_id(c);
+	struct cut cut = {.by = admin};
+	char kill[64];
+
+	(void)state;
+	for (unsigned i = 0; i < 50; i++) { /* more than sockets hold */
+		batch_row(p, 1031, i + 1, slice_str("[]"), slice(body, sizeof body));
+		assert_int_equal(sql_exec(c, STMT_JOURNAL_INSERT_1, p, 10), SQL_OK);
+	}
+	assert_int_equal(sql_commit(c), SQL_OK);
+	cut.kill = kill;
+	snprintf(kill, sizeof kill, "KILL QUERY %llu", id);
+	assert_int_equal(sql_query(c, STMT_JOURNAL_READ, from, 5, kill_at_first, &cut), SQL_RETRY);
+	assert_in_range(cut.rows, 1, 49);
+	assert_int_equal(sql_errno(c), 1317);
+	assert_true(sql_conn_is_open(c));
+	sql_rollback(c);
+	cut.rows = 0;
+	snprintf(kill, sizeof kill, "KILL %llu", id);
+	assert_int_equal(sql_query(c, STMT_JOURNAL_READ, from, 5, kill_at_first, &cut), SQL_RETRY);
+	assert_in_range(cut.rows, 1, 49);
+	assert_false(sql_conn_is_open(c));
+	sql_conn_free(c);
+	sql_conn_free(admin);
+}
+
 struct commit {
 	struct sql_conn *c;
 	enum sql_outcome outcome;
@@ -648,7 +699,7 @@ static void test_failed_step_is_repeated(void **state)
 	reset_scratch();
 	c = open_dsn(&scratch);
 	run_ok(c, "CREATE TABLE change_counter (unexpected INT)");
-	migrate_once(-1, "schema step 0001_journal, statement 5");
+	migrate_once(-1, "schema step 0001_journal, statement 4");
 	run_ok(c, "DROP TABLE change_counter");
 	sql_rollback(c);
 	migrate_once(0, NULL);
@@ -747,7 +798,8 @@ static void test_lag_view(void **state)
 	          "subscription(tenant_id,subscription_id,kind,subject,name,filters,expiry_s)"
 	          " VALUES (1021,77,1,'s','c','[]',60);"
 	          "UPDATE head SET next_seq=11 WHERE tenant_id=1021 AND partition_id=0;"
-	          "INSERT INTO cursors VALUES (1021,77,0,NULL,1,0,4,''),(1021,77,1,NULL,1,0,0,'')");
+	          "INSERT INTO cursors(tenant_id,subscription_id,partition_id,epoch,acked_through,"
+	          "acked_ahead) VALUES (1021,77,0,1,4,''),(1021,77,1,1,0,'')");
 	assert_int_equal(number(c, "SELECT behind FROM subscription_lag WHERE tenant_id=1021 AND"
 	                           " partition_id=0"),
 	                 6);
@@ -781,6 +833,7 @@ int main(void)
 	        cmocka_unit_test(test_deadlock_is_retry_and_never_commits),
 	        cmocka_unit_test(test_lock_wait_is_retry),
 	        cmocka_unit_test(test_lost_before_commit_is_retry),
+	        cmocka_unit_test(test_result_that_is_cut),
 	        cmocka_unit_test(test_killed_during_commit_is_unknown),
 	        cmocka_unit_test(test_read_only_server_is_left),
 	        cmocka_unit_test(test_server_without_fsync_is_refused),

@@ -15,7 +15,7 @@
  * then died. Where that has happened (`excused`) a client may see an event again; what stays is that no
  * owner sends what it could know to be over, that no event is lost, and that all that is written is.
  *
- * Errors that must be found: NO_WAIT, HELD_BLIND, DONE_UNTOLD, DOWN_KEEPS, NO_TIMER, NO_EPOCH,
+ * Errors that must be found: NO_WAIT, HELD_BLIND, HELD_LAST, DONE_UNTOLD, DOWN_KEEPS, NO_TIMER, NO_EPOCH,
  * RETURNED_FAILS, APART. DRAIN_BLIND (an owner that leaves lets go before all is written) does no harm
  * while it stays linked until the next owner has heard of it. */
 
@@ -78,7 +78,8 @@ bool broken[NODES * NODES];  /* what a sends to b gets lost */
 /* ---- nodes */
 mtype state[NODES] = UNCLAIMED;
 bool dead[NODES], hung[NODES], leaving[NODES], yielding[NODES];
-byte epoch[NODES], held_epoch[NODES], known[NODES]; /* known: `acked`, as it was claimed or written */
+byte epoch[NODES], held_epoch[NODES], held_since[NODES];
+byte known[NODES];           /* `acked`, as it was claimed or written */
 byte number[NODES];
 mtype st[NODES * SLOTS] = FREE;
 byte holder[NODES * SLOTS] = NOBODY;
@@ -322,6 +323,7 @@ inline on_claimed(n) {
 	:: claimed[n] ->
 		if
 		:: held_epoch[n] + 1 != claimed[n] -> /* subscription_forget_held */
+			held_since[n] = claimed[n] - 1;
 			i = 0;
 			do
 			:: i < SLOTS ->
@@ -385,7 +387,11 @@ inline on_held(n, m, e, flying, done) {
 #ifdef HELD_BLIND
 		:: true -> fly = 0; over = 0
 #else
+#ifdef HELD_LAST
 		:: e != epoch[n] && e + 1 != epoch[n] -> fly = 0; over = 0
+#else
+		:: e < held_since[n] || e > epoch[n] -> fly = 0; over = 0
+#endif
 #endif
 		:: else
 		fi;
@@ -481,6 +487,10 @@ inline on_attached(n, m, e) {
 			i++
 		:: else -> break
 		od;
+		if
+		:: held_epoch[n] != e && held_epoch[n] + 1 != e -> held_since[n] = e
+		:: else
+		fi;
 		held_epoch[n] = e; alink[n] = LINKED;
 		i = 0;
 		do
@@ -654,7 +664,7 @@ inline forget(n) {
 	od;
 	i = 0;
 	state[n] = GONE; away[n] = false; alink[n] = SEEKING; aowner[n] = NOBODY; epoch[n] = 0; doubted[n] = false;
-	held_epoch[n] = 0; known[n] = 0; number[n] = 0; claiming[n] = false;
+	held_epoch[n] = 0; held_since[n] = 0; known[n] = 0; number[n] = 0; claiming[n] = false;
 	claimed[n] = 0; claimed_known[n] = 0; claimed_number[n] = 0;
 	writing[n] = false; write_ok[n] = false; w_acks[n] = 0; w_fails[n] = 0
 }

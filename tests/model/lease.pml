@@ -76,7 +76,7 @@ byte slots_used;
 #endif
 #endif
 
-/* CURSOR_COMMIT: UPDATE cursors SET acked_through=?,acked_ahead=?,commit_no=commit_no+1
+/* CURSOR_COMMIT: UPDATE cursors SET acked_through=?,..,commit_no=commit_no+1
  *   WHERE .. AND owner=:me AND epoch=? AND commit_no=?
  * With ROLE it is UPDATE role SET writes=writes+1 WHERE role=? AND owner=:me AND epoch=?, and what the
  * leader does in the same transaction.

@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from leat.token import b64
+
 
 def new_key(alg):
     """A private key for a JWS algorithm; HS* gives random text (a file's last line end is not a
@@ -34,14 +36,29 @@ def public_pem(key):
                                          serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def jwk(key, **members):
+    """The public half of a key as a JWK (of HS*: the secret)."""
+    def number(n, size=None):
+        return b64(n.to_bytes(size or (n.bit_length() + 7) // 8, "big")).decode()
+    if isinstance(key, bytes):
+        return {"kty": "oct", "k": b64(key).decode(), **members}
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        return {"kty": "OKP", "crv": "Ed25519", "x": b64(raw).decode(), **members}
+    n = key.public_key().public_numbers()
+    if isinstance(key, rsa.RSAPrivateKey):
+        return {"kty": "RSA", "n": number(n.n), "e": number(n.e), **members}
+    return {"kty": "EC", "crv": "P-256", "x": number(n.x, 32), "y": number(n.y, 32), **members}
+
+
 class Authority:
     """A CA in a directory: ca.crt, and server certificates issued to any path."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, name="Leat test CA"):
         self.dir = directory
         os.makedirs(directory, exist_ok=True)
         self.key = new_key("ES256")
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Leat test CA")])
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.cert = self._build(self.name, self.key.public_key(), authority=True)
         self.file = os.path.join(directory, "ca.crt")
         with open(self.file, "wb") as f:

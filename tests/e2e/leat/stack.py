@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 import urllib.parse
+import weakref
 
 import pymysql
 
@@ -23,7 +24,14 @@ LEAT = os.path.abspath(os.environ.get("LEAT_BIN", os.path.join(ROOT, "build", "l
 DEV_SERVER = os.path.join(ROOT, "sql", "dev-server")
 ENGINE = os.environ.get("LEAT_ENGINE", "mariadb")  # or mysql, galera
 TTL = 15 if ENGINE == "galera" else 6  # of a node's session, unless --ttl says: six renewals
-SLOW = float(os.environ.get("LEAT_TEST_SLOW", "1"))  # stretches waits, for sanitizer builds
+
+
+def slow():
+    """Stretches waits: as LEAT_TEST_SLOW says, for sanitizer builds, or as much as the machine is overloaded."""
+    return float(os.environ.get("LEAT_TEST_SLOW") or min(4, max(1, os.getloadavg()[0] / (os.cpu_count() or 1))))
+
+
+SLOW = slow()  # already, when the tests begin
 BAD_LOG = re.compile(r"(Address|Leak|Thread|Memory|UndefinedBehavior)Sanitizer|runtime error: "
                      r"|[Aa]ssertion .* failed|stack smashing|level=fatal")
 
@@ -38,13 +46,23 @@ def free_port():
 
 def wait_for(condition, timeout=10, what="condition"):
     """Poll until condition() is true and return its value."""
-    end = time.monotonic() + timeout * SLOW
+    began = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < end, f"{what}: not within {timeout} s"
+        waited = time.monotonic() - began
+        assert waited < timeout * SLOW or waited < timeout * slow(), f"{what}: not within {timeout} s"
         time.sleep(0.02)
+
+
+def wait_for_acks(dsn, name):
+    """All that the journal has is settled for the subscription of this name, and its cursor stored."""
+    with contextlib.closing(connect(dsn)) as c, c.cursor() as q:
+        def behind():
+            q.execute("SELECT COUNT(*), MAX(behind) FROM subscription_lag WHERE name=%s", (name,))
+            return q.fetchone()
+        wait_for(lambda: (found := behind())[0] and found[1] == 0, 10, "a stored cursor")
 
 
 def leat(*args, stdin=None, check=True, timeout=30, env=None):
@@ -81,7 +99,7 @@ class Database:
 
     def _run(self, verb, *more):
         subprocess.run([DEV_SERVER, verb, self.dir, *more], check=True, stdout=subprocess.DEVNULL,
-                       timeout=120, env={**os.environ, **self.env})
+                       timeout=120 * SLOW, env={**os.environ, **self.env})
 
     @property
     def any_dsn(self):
@@ -237,6 +255,7 @@ class Node(Process):
         self.ca = self.authority.file
         self.url = f"mqtts://localhost:{self.address[1]}"
         self.signers = {}
+        self.opened = weakref.WeakSet()
         argv = ["node", "--cert", self.cert, "--key", self.key,
                 "--mqtt", f"127.0.0.1:{self.address[1]}", *extra]
         argv += ["--db", dsn] if dsn else ["--memory"]
@@ -262,7 +281,18 @@ class Node(Process):
 
     def open(self, version=5, timeout=10):
         """A connection without CONNECT."""
-        return mqtt.Client(self.address, self.tls, version, timeout * SLOW)
+        c = mqtt.Client(self.address, self.tls, version, timeout * SLOW)
+        self.opened.add(c)
+        return c
+
+    def end(self):
+        """Stop it when the test is over: without its clients, for whom it would wait."""
+        if self.alive():
+            for c in list(self.opened):
+                c.close()
+            self.stop()
+        elif os.path.exists(self.log):
+            self.check_log()
 
     def connect(self, client_id="", tenant=None, version=5, token=None, **kw):
         """A connected client; its CONNACK is client.connack."""

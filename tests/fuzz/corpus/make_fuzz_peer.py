@@ -47,6 +47,7 @@ SEEDS = {
     "deliver": frame(10, TENANT + EPOCH + deliveries(delivery(5, 0)) + long(b'[{"t":"a/b"}]') + long(b"x")),
     "settle": frame(11, TENANT + EPOCH + deliveries(delivery(5, 0), delivery(6, 2))),
     "detach": frame(12, TENANT + EPOCH),
+    "use": frame(13, struct.pack(">I", 1) + struct.pack(">IQIIQQIIB", 7, 0, 3, 2, 1500, 99000, 1, 5, 1)),
 }
 SEEDS["many"] = b"".join(SEEDS.values())
 

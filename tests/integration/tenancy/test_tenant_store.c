@@ -157,6 +157,7 @@ struct node {
 	struct tenant_store *store;
 	bool ready;
 	unsigned keys_gone;
+	unsigned revoked; /* sets taken */
 };
 
 static void on_change(void *arg, const struct tenant *t, enum registry_change what, uint64_t key_id)
@@ -166,6 +167,7 @@ static void on_change(void *arg, const struct tenant *t, enum registry_change wh
 	(void)t;
 	(void)key_id;
 	n->keys_gone += what == REGISTRY_KEY_GONE;
+	n->revoked += what == REGISTRY_REVOKED;
 }
 
 static void on_ready(void *arg)
@@ -272,6 +274,42 @@ static void test_store_follows(void **state)
 	node_stop(&n);
 }
 
+static bool is_revoked(const struct node *n)
+{
+	const struct revocation_token t = {
+	        .tenant_id = registry_tenant_by_name(n->registry, slice_str("revoke"))->id,
+	        .issued_s = 1000,
+	        .subject = slice_str("ann")};
+
+	return revocation_set_has(registry_revocations(n->registry), &t);
+}
+
+static bool is_not_revoked(const struct node *n)
+{
+	return !is_revoked(n);
+}
+
+/* They have a counter of their own: what else changed is not read again. */
+static void test_store_follows_revocations(void **state)
+{
+	struct node n;
+	(void)state;
+
+	create("revoke");
+	run_text("CALL token_revoke_subject('revoke','ann',NULL,NULL,NULL)");
+	node_start(&n);
+	wait_until(&n, is_ready, 5000, "first load");
+	assert_true(is_revoked(&n));
+	assert_int_equal(n.revoked, 1);
+	run_text("CALL token_revoke_undo('revoke','subject','ann')");
+	wait_until(&n, is_not_revoked, FOLLOW_MS, "undone");
+	create("revoke-2");
+	run_text("CALL token_revoke_before('revoke','1970-01-01 00:16:41',NULL,NULL)");
+	wait_until(&n, is_revoked, FOLLOW_MS, "revoked");
+	assert_int_equal(n.revoked, 3);
+	node_stop(&n);
+}
+
 /* Rows that only a hand at a SQL prompt could have written are left out; the rest is loaded. */
 static void test_store_survives_bad_rows(void **state)
 {
@@ -324,6 +362,7 @@ int main(void)
 	        cmocka_unit_test(test_admin_tenants),
 	        cmocka_unit_test(test_admin_keys),
 	        cmocka_unit_test(test_store_follows),
+	        cmocka_unit_test(test_store_follows_revocations),
 	        cmocka_unit_test(test_store_survives_bad_rows),
 	        cmocka_unit_test(test_store_ten_thousand),
 	};

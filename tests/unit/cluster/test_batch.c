@@ -204,8 +204,8 @@ static void test_take(void **state)
 
 	(void)state;
 	batch_seal(b);
-	assert_int_equal(batch_take(to, b, 2), 0);
-	assert_int_equal(batch_take(to, b, 1), 0);
+	assert_int_equal(batch_take(to, b, 2, 0), 0);
+	assert_int_equal(batch_take(to, b, 1, 0), 0);
 	batch_seal(to);
 	back = decode(to, &e);
 	if (!back)
@@ -216,8 +216,8 @@ static void test_take(void **state)
 	batch_unref(to);
 	to = batch_new(3, 2);
 	for (int i = 0; i < BATCH_MAX_EVENTS; i++)
-		assert_int_equal(batch_take(to, b, 0), 0);
-	assert_int_equal(batch_take(to, b, 0), -1);
+		assert_int_equal(batch_take(to, b, 0, 0), 0);
+	assert_int_equal(batch_take(to, b, 0, 0), -1);
 	batch_unref(to);
 	batch_unref(b);
 }

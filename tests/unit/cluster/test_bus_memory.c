@@ -43,6 +43,11 @@ static void pump(struct bus_env *env)
 	queue_run(env->arg);
 }
 
+static void publish(struct bus_env *env, const struct batch *one)
+{
+	bus_memory_publish(env->bus, one);
+}
+
 static int begin(void **state)
 {
 	struct bus_env *env = *state;
@@ -79,15 +84,45 @@ static void test_retention_drops_the_oldest(void **state)
 	suite_read_done(&req);
 }
 
+static void on_state(void *arg, enum bus_state state)
+{
+	*(int *)arg = (int)state;
+}
+
+/* Its owner hears of it, and never that it is up after all. */
+static void test_it_ends_for_good(void **state)
+{
+	for (int early = 0; early < 2; early++) {
+		struct queue q = {.n = 0};
+		struct bus_memory_settings settings = {
+		        .retention_bytes = RETENTION, .defer = queue_defer, .loop = &q};
+		struct bus *bus = bus_memory_new(&settings);
+		int told = -1;
+
+		(void)state;
+		bus->events = (struct bus_events){.on_state = on_state, .arg = &told};
+		if (!early)
+			queue_run(&q);
+		assert_int_equal(told, early ? -1 : BUS_UP);
+		bus_memory_end(bus);
+		assert_int_equal(told, early ? -1 : BUS_DOWN);
+		queue_run(&q);
+		assert_int_equal(bus->state, BUS_DOWN);
+		bus->ops->free(bus);
+	}
+}
+
 int main(void)
 {
 	struct queue q = {.n = 0};
 	struct bus_memory_settings settings = {
 	        .retention_bytes = RETENTION, .defer = queue_defer, .loop = &q};
-	struct bus_env env = {.bus = bus_memory_new(&settings), .pump = pump, .arg = &q};
+	struct bus_env env = {
+	        .bus = bus_memory_new(&settings), .pump = pump, .publish = publish, .arg = &q};
 	const struct CMUnitTest tests[] = {
 	        {"test_retention_drops_the_oldest", test_retention_drops_the_oldest, NULL, NULL,
 	         &env},
+	        {"test_it_ends_for_good", test_it_ends_for_good, NULL, NULL, NULL},
 	};
 	int failed;
 

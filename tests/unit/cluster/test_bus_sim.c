@@ -16,6 +16,16 @@ static void pump(struct bus_env *env)
 	sim_step(env->arg);
 }
 
+static void publish(struct bus_env *env, const struct batch *one)
+{
+	sim_publish(env->arg, one);
+}
+
+static void set_partitions(struct bus_env *env, uint32_t n)
+{
+	sim_set_partitions(env->arg, env->tenant_id, 4, n);
+}
+
 static int begin(void **state)
 {
 	struct bus_env *env = *state;
@@ -27,7 +37,11 @@ static int begin(void **state)
 int main(void)
 {
 	struct sim *sim = sim_new(1, &(struct sim_faults){0});
-	struct bus_env env = {.pump = pump, .arg = sim};
+	struct bus_env env = {.pump = pump,
+	                      .publish = publish,
+	                      .set_partitions = set_partitions,
+	                      .allows_all = true,
+	                      .arg = sim};
 	int failed;
 
 	log_set_level(LOG_ERROR);

@@ -28,8 +28,9 @@ enum {
 	NODES = 2,
 	EVENTS = 250, /* published by each seed */
 	TENANTS = 3,  /* 1 .. 3 */
-	PARTS = HISTORY_PARTITIONS,
+	PARTS = 2,
 	SUBS = 3,
+	LED = 2, /* roles */
 	TICK_MS = 5,
 	SETTLE_MAX_MS = 600000, /* virtual, until everything is delivered once faults have ended */
 	UNSETTLED_MAX = 256,
@@ -91,8 +92,8 @@ struct node {
 	struct leader {
 		uint64_t life;  /* raised with every generation: older answers mean nothing */
 		uint64_t epoch; /* 0 = it does not lead */
-		bool asking;    /* a claim or a fire is out */
-	} leader;
+		bool asking;    /* a claim, a fire or a collect is out */
+	} leaders[LED];
 };
 
 static void node_start(void *arg);
@@ -167,6 +168,26 @@ static void schedule(struct node *n)
 		*open = batch_new(tenant, BATCH_SCHEDULED);
 	batch_append(*open, &ev, (struct publisher){1, id});
 	flush(n, writer_of(tenant, PARTS));
+}
+
+/* An application's own transaction, which commits at once. */
+static void publish_sql(struct world *w)
+{
+	uint32_t tenant = 1 + (uint32_t)sim_random(w->sim, TENANTS);
+	uint32_t topic = 4 * NODES + (uint32_t)sim_random(w->sim, 4);
+	uint32_t id = history_published(w->history, tenant, topic);
+	char payload[16];
+	struct event ev = {.topic = slice("abcdefghijkl" + topic, 1), .qos = 1};
+	struct batch *one = batch_new(tenant, topic % PARTS);
+
+	w->published++;
+	snprintf(payload, sizeof payload, "e%u", id);
+	ev.payload = slice_str(payload);
+	batch_append(one, &ev, (struct publisher){0});
+	batch_seal(one);
+	sim_publish(w->sim, one);
+	batch_unref(one);
+	history_acked(w->history, id);
 }
 
 static void on_stored(void *arg, struct batch *take)
@@ -436,26 +457,29 @@ static void reader_tick(struct reader *r)
 /* ---- leading ------------------------------------------------------------------------------------
  */
 
+static const enum bus_role roles[LED] = {BUS_ROLE_TIMERS, BUS_ROLE_INBOX};
+
 struct lead {
-	struct node *node;
+	struct leader *leader;
 	uint64_t life;
 	struct bus_role_claim claim;
 	struct bus_fire fire;
+	struct bus_collect collect;
 };
 
-static struct lead *lead_new(struct node *n)
+static struct lead *lead_new(struct leader *leader)
 {
 	struct lead *l = xcalloc(1, sizeof *l);
 
-	l->node = n;
-	l->life = n->leader.life;
-	n->leader.asking = true;
+	l->leader = leader;
+	l->life = leader->life;
+	leader->asking = true;
 	return l;
 }
 
 static void lead_end(struct lead *l, uint64_t epoch)
 {
-	struct leader *leader = &l->node->leader;
+	struct leader *leader = l->leader;
 
 	if (l->life == leader->life) {
 		leader->asking = false;
@@ -484,24 +508,53 @@ static void on_fired(struct bus_fire *req)
 	lead_end(l, req->outcome == SQL_LOST ? 0 : req->epoch);
 }
 
-/* Claims it, moves what is due, and gives it up now and then. */
-static void leader_tick(struct node *n)
+static void on_collected(struct bus_collect *req)
 {
+	struct lead *l = req->arg;
+
+	for (size_t i = 0; req->outcome == SQL_OK && i < req->n; i++)
+		batch_unref(req->batches[i]);
+	if (req->outcome == SQL_OK) {
+		free(req->batches);
+		free(req->late_ms);
+		free(req->tenants);
+	}
+	lead_end(l, req->outcome == SQL_LOST ? 0 : req->epoch);
+}
+
+static void move(struct node *n, struct lead *l, enum bus_role role)
+{
+	uint64_t epoch = l->leader->epoch;
+
+	if (role == BUS_ROLE_TIMERS) {
+		l->fire = (struct bus_fire){.done = on_fired, .arg = l, .epoch = epoch, .limit = 3};
+		n->bus->ops->fire(n->bus, &l->fire);
+	} else {
+		l->collect = (struct bus_collect){
+		        .done = on_collected, .arg = l, .epoch = epoch, .limit = 3};
+		n->bus->ops->collect(n->bus, &l->collect);
+	}
+}
+
+/* Claims it, moves what is due or was published in SQL, and gives it up now and then. */
+static void leader_tick(struct node *n, unsigned which)
+{
+	struct leader *leader = &n->leaders[which];
 	struct world *w = n->world;
 	struct lead *l;
 
-	if (n->bus->state != BUS_UP || n->leader.asking || sim_random(w->sim, 3))
+	if (n->bus->state != BUS_UP || leader->asking || sim_random(w->sim, 3))
 		return;
-	l = lead_new(n);
-	l->claim = (struct bus_role_claim){.done = on_role, .arg = l, .role = BUS_ROLE_TIMERS};
-	l->fire =
-	        (struct bus_fire){.done = on_fired, .arg = l, .epoch = n->leader.epoch, .limit = 3};
-	if (n->leader.epoch && sim_random(w->sim, 50)) {
-		n->bus->ops->fire(n->bus, &l->fire);
+	l = lead_new(leader);
+	if (leader->epoch && sim_random(w->sim, 50)) {
+		move(n, l, roles[which]);
 		return;
 	}
-	l->claim.release = n->leader.epoch != 0;
-	l->claim.epoch = n->leader.epoch;
+	l->claim = (struct bus_role_claim){.done = on_role,
+	                                   .arg = l,
+	                                   .role = roles[which],
+	                                   .release = leader->epoch != 0,
+	                                   .epoch = leader->epoch};
 	n->bus->ops->role_claim(n->bus, &l->claim);
 }
 
@@ -516,8 +569,8 @@ static void on_state(void *arg, enum bus_state state)
 		writer_on_state(n->writers[i], state);
 	for (uint32_t i = 0; i < SUBS && state != BUS_UP; i++)
 		reader_drop(&n->readers[i]);
-	if (state != BUS_UP)
-		n->leader = (struct leader){.life = n->leader.life + 1};
+	for (unsigned i = 0; i < LED && state != BUS_UP; i++)
+		n->leaders[i] = (struct leader){.life = n->leaders[i].life + 1};
 }
 
 static void node_kill(struct node *n)
@@ -563,7 +616,10 @@ static void node_tick(void *arg)
 	}
 	for (uint64_t i = sim_random(w->sim, 2); i > 0 && w->published < EVENTS; i--)
 		sim_random(w->sim, 4) ? publish(n) : schedule(n);
-	leader_tick(n);
+	if (w->published < EVENTS && sim_random(w->sim, 4) == 0)
+		publish_sql(w);
+	for (unsigned i = 0; i < LED; i++)
+		leader_tick(n, i);
 	for (uint32_t i = 0; i < SUBS; i++)
 		reader_tick(&n->readers[i]);
 	sim_bus_after(n->bus, 1 + (uint32_t)sim_random(w->sim, 2 * TICK_MS), node_tick, n);

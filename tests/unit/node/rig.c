@@ -1,5 +1,8 @@
 #include "tests/unit/node/rig.h"
 
+#include "node/delivery/delivery.h"
+#include "node/net/timeshare.h"
+
 static void defer(void *loop, void (*fn)(void *), void *arg)
 {
 	loop_defer(loop, fn, arg);
@@ -34,6 +37,43 @@ static void on_state(void *arg, enum bus_state state)
 	dispatch_on_state(n->dispatch, state);
 }
 
+static bool may_bury(void *arg, const struct tenant *t)
+{
+	struct node *n = arg;
+
+	(void)t;
+	if (n->few_graves && n->graves == 0) {
+		n->denied_graves++;
+		return false;
+	}
+	n->graves--;
+	return true;
+}
+
+static void on_buried(void *arg, const struct tenant *t, bool buried)
+{
+	struct node *n = arg;
+
+	(void)t;
+	n->graves += !buried;
+}
+
+static enum dispatch_room may_make(void *arg, const struct tenant *t)
+{
+	struct node *n = arg;
+
+	(void)t;
+	n->asked_room++;
+	return n->room;
+}
+
+static void on_made(void *arg, const struct tenant *t, bool made)
+{
+	(void)t;
+	(void)made;
+	((struct node *)arg)->told_made++;
+}
+
 static void nothing(void *arg)
 {
 	(void)arg;
@@ -48,7 +88,13 @@ void node_init_keeping(struct node *n, size_t cache_bytes, uint32_t linger_ms,
                        size_t retention_bytes)
 {
 	struct bus_memory_settings ms = {.retention_bytes = retention_bytes, .defer = defer};
-	struct dispatch_settings ds = {.cache_bytes = cache_bytes, .linger_ms = linger_ms};
+	struct dispatch_settings ds = {.cache_bytes = cache_bytes,
+	                               .linger_ms = linger_ms,
+	                               .may_bury = may_bury,
+	                               .on_buried = on_buried,
+	                               .may_make = may_make,
+	                               .on_made = on_made,
+	                               .arg = n};
 	struct appender_events ae = {
 	        .on_answer = on_answer, .on_room = on_room, .on_stored = on_stored, .arg = n};
 
@@ -62,6 +108,14 @@ void node_init_keeping(struct node *n, size_t cache_bytes, uint32_t linger_ms,
 	n->dispatch = dispatch_new(n->loop, n->bus, &ds);
 	while (n->bus->state != BUS_UP)
 		loop_turn(n->loop);
+}
+
+void node_share_time(struct node *n, uint32_t turn_us, uint64_t (*now_us)(void))
+{
+	struct timeshare_settings s = {
+	        .turn_us = turn_us, .bug = "unfair-dispatch", .now_us = now_us};
+
+	n->time = n->dispatch->settings.time = timeshare_new(n->loop, &s);
 }
 
 void on_drained(void *arg)
@@ -78,6 +132,7 @@ void node_release(struct node *n)
 	for (int i = 0; i < 50 || !(drained || n->drained); i++)
 		loop_turn(n->loop);
 	dispatch_free(n->dispatch);
+	timeshare_free(n->time);
 	appender_free(n->appender);
 	n->bus->ops->free(n->bus);
 	loop_timer_free(n->tick);

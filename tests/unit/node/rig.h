@@ -56,10 +56,17 @@ struct node {
 	struct dispatch *dispatch;
 	struct tenant tenant;
 	struct loop_timer *tick;
+	struct timeshare *time; /* node_share_time's, or NULL */
 	size_t stored;
 	bool drained;
 	uint64_t next_conn;
 	struct bus_policy policy; /* of queues that clients make; max_attempts 0 = the default */
+	bool few_graves;          /* its tenant may have so many dead letters more: */
+	int graves;
+	int denied_graves;
+	enum dispatch_room room; /* for subscriptions of its tenant; 0 = for any number */
+	unsigned asked_room;
+	unsigned told_made; /* on_made was called, which follows each ROOM */
 };
 
 #define until(n, condition)                                              \
@@ -74,6 +81,8 @@ struct node {
 void node_init_with(struct node *n, size_t cache_bytes, uint32_t linger_ms);
 void node_init_keeping(struct node *n, size_t cache_bytes, uint32_t linger_ms,
                        size_t retention_bytes);
+/* Before anybody connects: a tenant's deliveries get so much of a turn, by this clock. */
+void node_share_time(struct node *n, uint32_t turn_us, uint64_t (*now_us)(void));
 void on_drained(void *arg);
 void node_release(struct node *n);
 void publish(struct node *n, const char *topic, unsigned number);

@@ -48,6 +48,7 @@ struct loop_timer {
 };
 
 static struct sim *sim;
+static uint32_t early_ms;
 static LIST_HEAD(, loop) loops;
 static LIST_HEAD(, shot) shots;
 
@@ -92,6 +93,12 @@ void loop_on_turn_end(struct loop *l, loop_fn *fn, void *arg)
 		assert(++i < HOOKS_MAX);
 	l->hooks[i] = fn;
 	l->hook_args[i] = arg;
+}
+
+/* Hooks are called in the order of their registration; nothing here has any that must be last. */
+void loop_on_turn_last(struct loop *l, loop_fn *fn, void *arg)
+{
+	loop_on_turn_end(l, fn, arg);
 }
 
 void loop_hook_del(struct loop *l, loop_fn *fn, void *arg)
@@ -159,7 +166,7 @@ void loop_timer_set(struct loop_timer *t, uint64_t ms)
 	t->shot = xcalloc(1, sizeof *t->shot);
 	t->shot->timer = t;
 	LIST_INSERT_HEAD(&shots, t->shot, link);
-	sim_after(sim, (uint32_t)ms, fire, t->shot);
+	sim_after(sim, (uint32_t)(ms > early_ms ? ms - early_ms : ms), fire, t->shot);
 }
 
 void loop_timer_stop(struct loop_timer *t)
@@ -201,12 +208,18 @@ struct loop_timer *loop_every(struct loop *l, uint64_t ms, loop_fn *fn, void *ar
 
 void sim_loop_begin(struct sim *s)
 {
+	early_ms = 0;
 	sim = s;
 }
 
 static void on_over(void *arg)
 {
 	*(bool *)arg = true;
+}
+
+void sim_loop_early(uint32_t ms)
+{
+	early_ms = ms;
 }
 
 void sim_loop_run_for(uint64_t ms)

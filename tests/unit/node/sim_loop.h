@@ -10,6 +10,7 @@
 void sim_loop_begin(struct sim *s); /* loops made from now on run in it */
 void sim_loop_run_for(uint64_t ms); /* a turn of every loop after each step */
 void sim_loop_turn(void);           /* what is deferred now, and the hooks */
+void sim_loop_early(uint32_t ms);   /* timers fire so much before their time, as real ones may */
 void sim_loop_end(void);            /* after sim_free */
 
 #endif

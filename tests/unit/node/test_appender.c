@@ -287,6 +287,173 @@ static void test_much_and_little_do_not_share_a_flush(void **state)
 	assert_false(mixed);
 }
 
+/* Enough of one tenant for both writers; of two topics it has two partitions. */
+static void flood(uint32_t tenant, uint32_t topics)
+{
+	char topic[16];
+
+	for (uint32_t i = 0; i < 3000; i++) {
+		snprintf(topic, sizeof topic, "f/%u", i % topics);
+		publish(tenant, 4, topic, 1000, 0, (struct publisher){1, i});
+	}
+}
+
+static void publish_and_wait(uint32_t tenant)
+{
+	size_t before = n_answers;
+
+	publish(tenant, 1, "little", 100, 0, (struct publisher){2, 1});
+	until(n_answers == before + 1);
+}
+
+static void release_one(uint32_t writer)
+{
+	struct bus_append *req = held[writer];
+
+	assert_non_null(req);
+	held[writer] = NULL;
+	real_ops->append(bus, req);
+}
+
+static uint32_t held_tenant(uint32_t writer)
+{
+	assert_non_null(held[writer]);
+	return batch_tenant(held[writer]->batches[0]);
+}
+
+static void turns(int n)
+{
+	for (int i = 0; i < n; i++)
+		loop_turn(loop);
+}
+
+static void test_who_has_much_alone_has_both_writers(void **state)
+{
+	(void)state;
+	publish_and_wait(2); /* its own little holds nothing back */
+	hold = true;
+	flood(2, 2);
+	turns(2);
+	assert_non_null(held[0]);
+	assert_non_null(held[1]);
+	release_held();
+	until(n_answers == 3001);
+}
+
+/* Also where the flood was on both writers before: a quiet tenant waits for no flush of it. */
+static void test_where_others_publish_little_a_writer_is_left_to_them(void **state)
+{
+	(void)state;
+	hold = true;
+	flood(2, 2);
+	turns(2);
+	publish(4, 1, "little", 100, 0, (struct publisher){2, 1});
+	release_one(1);
+	turns(3);
+	assert_int_equal(held_tenant(1), 4);
+	release_one(1);
+	turns(3); /* nothing of what is left of the flood goes there any more */
+	assert_int_equal(held_tenant(0), 2);
+	assert_null(held[1]);
+	for (uint32_t i = 0; i < 30; i++) { /* nor what is new of it, in other partitions */
+		char topic[16];
+
+		snprintf(topic, sizeof topic, "new/%u", i);
+		publish(2, 4, topic, 1000, 0, (struct publisher){1, 3000 + i});
+	}
+	turns(3);
+	assert_null(held[1]);
+	publish(4, 1, "little", 100, 0, (struct publisher){2, 2});
+	turns(3);
+	assert_int_equal(held_tenant(1), 4);
+	release_held();
+	until(n_answers == 3032);
+}
+
+static void test_much_comes_after_little(void **state)
+{
+	(void)state;
+	publish_and_wait(4);
+	hold = true;
+	flood(2, 2);
+	turns(2);
+	assert_int_equal(held_tenant(0), 2);
+	assert_null(held[1]);
+	release_held();
+	until(n_answers == 3001);
+}
+
+/* It had something in flight there when the flood came, and always had again. */
+static void test_little_does_not_stay_behind_much(void **state)
+{
+	(void)state;
+	hold = true;
+	publish(4, 1, "little", 100, 0, (struct publisher){2, 1});
+	turns(2);
+	assert_non_null(held[0]);
+	publish(3, 1, "little", 100, 0, (struct publisher){2, 1});
+	turns(2);
+	assert_non_null(held[1]);
+	flood(2, 2);
+	publish(4, 1, "little", 100, 0, (struct publisher){2, 2}); /* behind its first */
+	release_one(1);
+	turns(3);
+	release_one(0);
+	turns(3);
+	assert_int_equal(held_tenant(0), 2);
+	assert_int_equal(held_tenant(1), 4);
+	release_held();
+	until(n_answers == 3003);
+}
+
+static void check_order(uint32_t conns)
+{
+	uint32_t *last = xcalloc(conns, sizeof *last);
+
+	for (size_t i = 0; i < n_answers; i++) {
+		uint32_t *of = &last[answers[i].conn_id];
+
+		assert_true(answers[i].packet_id > *of);
+		*of = answers[i].packet_id;
+	}
+	free(last);
+}
+
+/* Heads change their writers all the time; of none the order changes. Tenant 2 has much, three
+ * others little, and each topic is a connection. */
+static void test_order_holds_while_heads_change_their_writer(void **state)
+{
+	enum { ROUNDS = 1000, TOPICS = 40 };
+	uint32_t next[4 * TOPICS] = {0};
+	uint32_t random = 12345;
+	char topic[16];
+	size_t n = 0;
+
+	(void)state;
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < 12; i++, n++) {
+			uint32_t tenant = (random >> 16) % 16 < 12 ? 0 : (random >> 20) % 4;
+			uint32_t which = tenant * TOPICS + (random >> 8) % TOPICS;
+
+			snprintf(topic, sizeof topic, "t/%u", which);
+			publish(2 + tenant, 4, topic, tenant ? 100 : 2000, 0,
+			        (struct publisher){1 + which, ++next[which]});
+			random = random * 1103515245 + 12345;
+		}
+		hold = (random >> 24) % 2;
+		turns(1);
+		if (held[0] && (random >> 25) % 2)
+			release_one(0);
+		if (held[1] && (random >> 26) % 2)
+			release_one(1);
+	}
+	while (held[0] || held[1] || n_answers < n) {
+		release_held();
+		turns(1);
+	}
+	check_order(1 + 4 * TOPICS);
+}
+
 static void test_backpressure(void **state)
 {
 	uint32_t n = 0;
@@ -402,6 +569,11 @@ int main(void)
 	        TEST(test_bounds),
 	        TEST(test_a_flood_does_not_hold_up_others),
 	        TEST(test_much_and_little_do_not_share_a_flush),
+	        TEST(test_who_has_much_alone_has_both_writers),
+	        TEST(test_where_others_publish_little_a_writer_is_left_to_them),
+	        TEST(test_much_comes_after_little),
+	        TEST(test_little_does_not_stay_behind_much),
+	        TEST(test_order_holds_while_heads_change_their_writer),
 	        TEST(test_backpressure),
 	        TEST(test_properties_count),
 	        TEST(test_room_after_the_node_was_full),

@@ -7,8 +7,10 @@
 #include "base/mem.h"
 #include "node/net/addr.h"
 #include "node/net/ca.h"
+#include "node/net/conn_impl.h"
 #include "node/net/listener.h"
 #include "node/net/loop.h"
+#include "node/net/timeshare.h"
 #include "node/net/tls.h"
 
 #include <arpa/inet.h>
@@ -49,6 +51,8 @@ struct end {
 	int after_close;  /* callbacks other than the last after conn_close */
 	bool gone;        /* we closed it */
 	bool pause_after; /* pause in every on_data */
+	bool yields;      /* asks in every on_data whether it may go on, and is in no hurry */
+	size_t at_eof;    /* bytes that had come then */
 	enum moment close_at;
 	char error[256];
 	char reason[64];
@@ -59,6 +63,7 @@ static struct conn_table *table;
 static struct listener *listener;
 static struct tls_server *server_tls;
 static struct tls_client *client_tls;
+static struct timeshare *shared; /* of the tests that have one */
 static struct end server;
 static struct end client;
 static bool with_tls;
@@ -99,6 +104,8 @@ static size_t on_data(struct conn *c, void *arg, const char *p, size_t n)
 	buf_append(&x->got, p, n);
 	if (x->pause_after)
 		conn_pause_read(c, CONN_PAUSE_RATE);
+	if (x->yields)
+		assert_true(conn_yield(c));
 	told(x, AT_DATA);
 	return n;
 }
@@ -118,6 +125,7 @@ static void on_eof(struct conn *c, void *arg)
 
 	(void)c;
 	x->eof++;
+	x->at_eof = x->got.len;
 	told(x, AT_EOF);
 }
 
@@ -251,6 +259,8 @@ static int close_all(void **state)
 	(void)state;
 	listener_free(listener);
 	conn_table_free(table);
+	timeshare_free(shared);
+	shared = NULL;
 	tls_server_free(server_tls);
 	tls_client_free(client_tls);
 	loop_free(l);
@@ -438,6 +448,82 @@ static void test_kept_input_comes_in_turns(void **state)
 	free(data);
 }
 
+/* ---- the time of tenants */
+
+/* Whatever is done takes the whole turn. */
+static uint64_t slow_clock(void)
+{
+	static uint64_t now_us;
+
+	return now_us += 1000;
+}
+
+static void share_time(void)
+{
+	struct timeshare_settings s = {.turn_us = 1000, .bug = "unfair", .now_us = slow_clock};
+
+	shared = timeshare_new(l, &s);
+	both_ready();
+}
+
+static void one_turn(void)
+{
+	loop_again(l);
+	loop_turn(l);
+}
+
+static size_t unsent_after_a_turn(uint32_t tenant, uint32_t other)
+{
+	conn_set_accounts(server.c, NULL, timeshare_account(shared, tenant));
+	conn_set_accounts(client.c, NULL, timeshare_account(shared, other));
+	conn_write(server.c, "s", 1);
+	conn_write(client.c, "c", 1);
+	one_turn();
+	return conn_output_bytes(server.c) + conn_output_bytes(client.c);
+}
+
+/* A tenant that has used its time sends the rest in the next turn; the others do not wait for it.
+ */
+static void test_writing_takes_a_tenants_time(void **state)
+{
+	(void)state;
+	share_time();
+	turns_for(20);
+	assert_int_equal(unsent_after_a_turn(1, 1), 1);
+	UNTIL(server.got.len == 1 && client.got.len == 1);
+	turns_for(20);
+	assert_int_equal(unsent_after_a_turn(1, 2), 0);
+	UNTIL(server.got.len == 2 && client.got.len == 2);
+}
+
+/* Input that came at once is handled over many turns, in order, and what comes after it after it.
+ */
+static void test_reading_is_cut(void **state)
+{
+	enum { TOTAL = 50000, PIECE = 1000 };
+	char *data = random_bytes(TOTAL);
+
+	(void)state;
+	share_time();
+	conn_set_accounts(server.c, timeshare_account(shared, 1), NULL);
+	server.most = PIECE;
+	server.yields = true;
+	conn_write(client.c, data, TOTAL);
+	conn_finish(client.c, "done", 2000);
+	while (server.got.len < TOTAL) {
+		int before = server.data;
+
+		one_turn();
+		assert_in_range(server.data - before, 0, 1);
+	}
+	assert_memory_equal(server.got.data, data, TOTAL);
+	UNTIL(server.eof);
+	assert_int_equal(server.at_eof, TOTAL);
+	conn_close(server.c, "test");
+	UNTIL(client.closed);
+	free(data);
+}
+
 /* ---- ends */
 
 static void test_finish_sends_everything_first(void **state)
@@ -492,6 +578,89 @@ static void test_eof_comes_after_the_data_before_it(void **state)
 	conn_write(server.c, "an answer", 9); /* half-closed: the other way still works */
 	turns_for(10);
 	assert_int_equal(server.errors, 0);
+}
+
+/* One that waits for the database does not read; it once was not let go of before that answered. */
+static void test_who_goes_unread_is_noticed(void **state)
+{
+	(void)state;
+	both_ready();
+	conn_pause_read(server.c, CONN_PAUSE_SESSION);
+	turns_for(150); /* watched */
+	conn_finish(client.c, "gives up", 500);
+	UNTIL(server.eof);
+	assert_int_equal(server.data, 0);
+	assert_true(conn_paused(server.c, CONN_PAUSE_SESSION));
+	conn_resume_read(server.c, CONN_PAUSE_SESSION);
+	turns_for(30);
+	assert_int_equal(server.eof, 1);
+}
+
+static void test_who_goes_before_it_is_watched_is_noticed(void **state)
+{
+	(void)state;
+	both_ready();
+	conn_pause_read(server.c, CONN_PAUSE_SESSION);
+	conn_finish(client.c, "gives up", 500);
+	UNTIL(server.eof);
+}
+
+static void test_who_resets_unread_is_noticed(void **state)
+{
+	struct linger at_once = {.l_onoff = 1};
+	int fd;
+
+	(void)state;
+	both_ready();
+	fd = client.c->wire.fd;
+	conn_write(client.c, "unread", 6);
+	conn_pause_read(server.c, CONN_PAUSE_SESSION);
+	turns_for(150);
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+	conn_close(client.c, "resets");
+	UNTIL(server.closed);
+	assert_int_equal(server.errors, 1);
+	assert_int_equal(server.data, 0);
+}
+
+/* Whoever stays, and says more than it should, is not read for it. */
+static void test_who_stays_is_not_read(void **state)
+{
+	char *data = random_bytes(8 << 20);
+
+	(void)state;
+	both_ready();
+	conn_pause_read(server.c, CONN_PAUSE_SESSION);
+	turns_for(150);
+	conn_write(client.c, data, 8 << 20);
+	turns_for(150);
+	assert_true(conn_output_bytes(client.c) > 0);
+	assert_int_equal(server.c->pending.len, 0);
+	conn_resume_read(server.c, CONN_PAUSE_SESSION);
+	UNTIL(server.got.len == 8 << 20);
+	assert_memory_equal(server.got.data, data, 8 << 20);
+	free(data);
+}
+
+/* What it sent last is kept, as far as there is room; none of it is lost. */
+static void test_who_goes_with_much_unread(void **state)
+{
+	size_t total = 300000;
+	char *data = random_bytes(total);
+
+	(void)state;
+	both_ready();
+	conn_pause_read(server.c, CONN_PAUSE_RATE);
+	conn_write(client.c, data, total);
+	conn_finish(client.c, "done", 2000);
+	turns_for(300);
+	assert_int_equal(server.eof, 0);
+	assert_true(server.c->pending.len < 256 << 10);
+	conn_resume_read(server.c, CONN_PAUSE_RATE);
+	UNTIL(server.eof);
+	assert_int_equal(server.got.len, total);
+	assert_memory_equal(server.got.data, data, total);
+	free(data);
 }
 
 static void test_deadline(void **state)
@@ -821,9 +990,16 @@ int main(void)
 	        BOTH(test_water_marks),
 	        BOTH(test_every_pauser_must_resume),
 	        BOTH(test_kept_input_comes_in_turns),
+	        BOTH(test_writing_takes_a_tenants_time),
+	        BOTH(test_reading_is_cut),
 	        BOTH(test_finish_sends_everything_first),
 	        BOTH(test_finish_does_not_linger_for_ever),
 	        BOTH(test_eof_comes_after_the_data_before_it),
+	        BOTH(test_who_goes_unread_is_noticed),
+	        BOTH(test_who_goes_before_it_is_watched_is_noticed),
+	        BOTH(test_who_resets_unread_is_noticed),
+	        BOTH(test_who_stays_is_not_read),
+	        BOTH(test_who_goes_with_much_unread),
 	        BOTH(test_deadline),
 	        BOTH(test_close_in_ready),
 	        BOTH(test_close_in_data),

@@ -49,6 +49,51 @@ static void test_slow_consumer_lags_and_catches_up(void **state)
 	node_release(&n);
 }
 
+/* A clock that moves on at every look: a delivery's share of the time between two is 1 / 32. */
+static uint64_t ticking_us(void)
+{
+	static uint64_t now_us;
+
+	return now_us += 1000;
+}
+
+/* One event may go to thousands, and a batch has a thousand events: no turn is longer than it may
+ * be for that, and everybody gets everything in order. */
+static void test_wide_fan_out_is_cut(void **state)
+{
+	enum { CLIENTS = 100, EVENTS = 30, MOST = 32 };
+	struct client *c = xcalloc(CLIENTS, sizeof *c);
+	struct node n;
+	size_t got = 0;
+	char id[16];
+
+	(void)state;
+	node_init_with(&n, 0, 0);
+	node_share_time(&n, 1000, ticking_us);
+	for (int i = 0; i < CLIENTS; i++) {
+		snprintf(id, sizeof id, "c%d", i);
+		connect_as(&n, &c[i], id, true, 0, 100);
+		subscribe(&c[i], "#", i % 2);
+	}
+	for (unsigned i = 0; i < EVENTS; i++)
+		publish(&n, "t", i);
+	while (got < (size_t)CLIENTS * EVENTS) {
+		size_t before = got;
+
+		loop_turn(n.loop);
+		got = 0;
+		for (int i = 0; i < CLIENTS; i++)
+			got += c[i].n_got;
+		assert_in_range(got - before, 0, MOST);
+	}
+	for (int i = 0; i < CLIENTS; i++) {
+		assert_got(&c[i], 0, EVENTS);
+		free(c[i].got);
+	}
+	node_release(&n);
+	free(c);
+}
+
 static void test_window(void **state)
 {
 	struct node n;
@@ -426,6 +471,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_live),
 	        cmocka_unit_test(test_slow_consumer_lags_and_catches_up),
+	        cmocka_unit_test(test_wide_fan_out_is_cut),
 	        cmocka_unit_test(test_window),
 	        cmocka_unit_test(test_resume_in_memory),
 	        cmocka_unit_test(test_resume_from_the_bus),

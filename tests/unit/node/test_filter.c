@@ -18,7 +18,7 @@ static int setup(void **state)
 {
 	(void)state;
 	dispatch = (struct dispatch){.trie_cache = trie_cache_new(16)};
-	space = (struct space){.dispatch = &dispatch, .n_partitions = 2};
+	space = (struct space){.dispatch = &dispatch, .layout = {0, 2}};
 	space.trie = trie_new(dispatch.trie_cache);
 	sub = (struct subscription){.space = &space, .kind = BUS_SUB_SESSION};
 	return 0;
@@ -71,8 +71,8 @@ static void test_there_and_back(void **state)
 	assert_true(f->no_local && f->retain_as_published && f->qos == 1);
 	assert_int_equal(f->retain_handling, 1);
 	assert_int_equal(f->subscription_id, 7);
-	assert_int_equal(f->since[1], 40);
-	assert_int_equal(f->until[0], 90);
+	assert_int_equal(f->since->seqs[1], 40);
+	assert_int_equal(f->until->seqs[0], 90);
 	f = filter_find(&sub, slice_str("$share/g/b/#"));
 	assert_true(slice_eq(f->match, slice_str("b/#")));
 	assert_null(f->since);
@@ -147,11 +147,14 @@ static void test_applies(void **state)
 {
 	struct session me = {.key = (char *)"alice\0c1", .key_len = 8, .subject_len = 5};
 	struct event ev = {.client = slice_str("c1")};
-	uint64_t since[] = {10, 20};
-	uint64_t until[] = {30, 20};
+	struct positions *since = positions_new((struct layout){0, 2});
+	struct positions *until = positions_new((struct layout){0, 2});
 	struct filter f = {.since = since};
 
 	(void)state;
+	since->seqs[0] = 10;
+	since->seqs[1] = until->seqs[1] = 20;
+	until->seqs[0] = 30;
 	assert_false(filter_applies(&f, &sub, 0, 9, &ev));
 	assert_true(filter_applies(&f, &sub, 0, 10, &ev));
 	assert_false(filter_applies(&f, &sub, 1, 19, &ev));
@@ -166,6 +169,29 @@ static void test_applies(void **state)
 	ev.client = slice_str("c2");
 	assert_true(filter_applies(&f, &sub, 0, 10, &ev));
 	sub.session = NULL;
+	free(since);
+	free(until);
+}
+
+/* Whole layouts lie before a position, or after it. */
+static void test_applies_in_other_layouts(void **state)
+{
+	const char *json = "[{\"filter\":\"a\",\"qos\":1,\"since\":[5,6],\"since_at\":3,"
+	                   "\"until\":[9],\"until_at\":7}]";
+	struct event ev = {.client = slice_str("c1")};
+	struct filter *f;
+
+	(void)state;
+	assert_int_equal(filters_decode(&sub, slice_str(json)), 0);
+	assert_stored(json);
+	f = filter_find(&sub, slice_str("a"));
+	assert_false(filter_applies(f, &sub, 2, 1000, &ev)); /* of the layout before 3, 4 */
+	assert_false(filter_applies(f, &sub, 4, 5, &ev));
+	assert_true(filter_applies(f, &sub, 4, 6, &ev));
+	assert_true(filter_applies(f, &sub, 5, 1, &ev));
+	assert_true(filter_applies(f, &sub, 7, 8, &ev));
+	assert_false(filter_applies(f, &sub, 7, 9, &ev));
+	assert_false(filter_applies(f, &sub, 8, 1, &ev)); /* of a layout after 7 */
 }
 
 /* All identifiers of a session's filters, each once per filter, and the highest QoS. */
@@ -187,8 +213,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	        TEST(test_there_and_back), TEST(test_edited_rows),    TEST(test_slots),
-	        TEST(test_applies),        TEST(test_matches_add_up),
+	        TEST(test_there_and_back), TEST(test_edited_rows),
+	        TEST(test_slots),          TEST(test_applies),
+	        TEST(test_matches_add_up), TEST(test_applies_in_other_layouts),
+	        TEST(test_matches_add_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -89,10 +89,11 @@ static void on_look(void *arg)
 /* Ids are in the order of the nodes. */
 static void start_at(struct node *n, const char *key, uint16_t port)
 {
+	struct tls_psks psks = {0};
 	struct links_settings s = {
 	        .loop = loop,
 	        .listen = {.host = "127.0.0.1", .port = port},
-	        .secret = slice_str(key),
+	        .psks = &psks,
 	        .silent_ms = SILENT_MS,
 	        .events = {on_up, on_down, on_room, on_message, n},
 	        .look = on_look,
@@ -100,6 +101,7 @@ static void start_at(struct node *n, const char *key, uint16_t port)
 	};
 	struct err e;
 
+	tls_psks_add(&psks, slice_str(key));
 	*n = (struct node){0};
 	n->links = links_new(&s, &e);
 	if (!n->links)
@@ -422,11 +424,79 @@ static void test_dialled_again(void **state)
 	assert_true(stats_of(&nodes[0]).lost > 0);
 }
 
+/* ---- credentials change ---------------------------------------------------------------------- */
+
+static const char new_secret[] = "fedcba9876543210fedcba9876543210";
+
+static void change_key(struct node *n, const char *key, const char *also)
+{
+	struct tls_psks psks = {0};
+	struct err e;
+
+	tls_psks_add(&psks, slice_str(key));
+	if (also)
+		tls_psks_add(&psks, slice_str(also));
+	assert_int_equal(links_reload(n->links, &psks, &e), 0);
+}
+
+static void link_anew(void)
+{
+	for (int i = 0; i < 2; i++)
+		links_on_peers(nodes[i].links, NULL, 0);
+	assert_false(both_up());
+	meet(&nodes[0], &nodes[1]);
+	meet(&nodes[1], &nodes[0]);
+}
+
+/* One node after the other is given the new key, then calls by it, then forgets the old one: at any
+ * time whoever has to link anew can, and links that are up stay. */
+static void test_key_is_changed(void **state)
+{
+	static const char *const steps[][2] = {
+	        {secret, new_secret}, {new_secret, secret}, {new_secret, NULL}};
+	int downs = 0;
+
+	(void)state;
+	start(&nodes[0], secret);
+	start(&nodes[1], secret);
+	join(&nodes[0], &nodes[1]);
+	for (int i = 0; i < 6; i++) {
+		change_key(&nodes[i % 2], steps[i / 2][0], steps[i / 2][1]);
+		turn_until(never, 20);
+		assert_true(both_up());
+		assert_int_equal(nodes[0].downs, downs);
+		link_anew();
+		turn_until(both_up, PATIENCE_MS);
+		turn_until(never, 20);
+		assert_true(both_up());
+		downs = nodes[0].downs;
+	}
+	change_key(&nodes[0], secret, NULL);
+	assert_true(both_up());
+	link_anew();
+	turn_until(both_up, 300);
+	assert_false(both_up());
+}
+
+/* A call that was begun before goes on with the new keys: once it was made with what had been
+ * freed. */
+static void test_key_is_changed_while_dialling(void **state)
+{
+	(void)state;
+	start(&nodes[0], secret);
+	start(&nodes[1], secret);
+	meet(&nodes[0], &nodes[1]);
+	meet(&nodes[1], &nodes[0]);
+	change_key(&nodes[0], new_secret, NULL);
+	change_key(&nodes[1], new_secret, NULL);
+	turn_until(both_up, PATIENCE_MS);
+	assert_true(both_up());
+}
+
 /* ---- somebody who has the key and does not keep to the rules --------------------------------- */
 
 struct rogue {
 	struct conn_table *table;
-	struct tls_psk psk;
 	struct tls_client *tls;
 	struct conn *conn;
 	bool ready;
@@ -474,11 +544,12 @@ static bool rogue_closed(void)
 
 static void rogue_connect(const struct tls_client_options *tls)
 {
+	struct tls_psks psks = {0};
 	struct err e;
 
 	rogue = (struct rogue){.table = conn_table_new(loop)};
-	tls_psk_derive(&rogue.psk, slice_str(secret));
-	rogue.tls = tls_client_new(tls ? tls : &(struct tls_client_options){.psk = &rogue.psk}, &e);
+	tls_psks_add(&psks, slice_str(secret));
+	rogue.tls = tls_client_new(tls ? tls : &(struct tls_client_options){.psks = &psks}, &e);
 	assert_non_null(rogue.tls);
 	rogue.conn = conn_connect(rogue.table, links_addr(nodes[0].links), rogue.tls, &rogue_ops,
 	                          NULL, &e);
@@ -747,16 +818,28 @@ static void test_large_messages(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        TEST(test_up_and_messages),   TEST(test_one_link_per_pair),
-	        TEST(test_three_nodes),       TEST(test_stranger),
-	        TEST(test_stranger_for_good), TEST(test_wrong_key),
-	        TEST(test_expected),          TEST(test_host_name),
-	        TEST(test_session_ends),      TEST(test_new_session_of_ours),
-	        TEST(test_dialled_again),     TEST(test_silent_peer_is_cut),
-	        TEST(test_says_no_hello),     TEST(test_no_key),
-	        TEST(test_bad_frames),        TEST(test_bad_hello),
-	        TEST(test_other_version),     TEST(test_own_session),
-	        TEST(test_queue_is_bounded),  TEST(test_who_takes_nothing_is_cut),
+	        TEST(test_up_and_messages),
+	        TEST(test_one_link_per_pair),
+	        TEST(test_three_nodes),
+	        TEST(test_stranger),
+	        TEST(test_stranger_for_good),
+	        TEST(test_wrong_key),
+	        TEST(test_expected),
+	        TEST(test_host_name),
+	        TEST(test_session_ends),
+	        TEST(test_new_session_of_ours),
+	        TEST(test_dialled_again),
+	        TEST(test_key_is_changed),
+	        TEST(test_key_is_changed_while_dialling),
+	        TEST(test_silent_peer_is_cut),
+	        TEST(test_says_no_hello),
+	        TEST(test_no_key),
+	        TEST(test_bad_frames),
+	        TEST(test_bad_hello),
+	        TEST(test_other_version),
+	        TEST(test_own_session),
+	        TEST(test_queue_is_bounded),
+	        TEST(test_who_takes_nothing_is_cut),
 	        TEST(test_large_messages),
 	};
 

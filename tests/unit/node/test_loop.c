@@ -191,6 +191,50 @@ static void test_watch_and_signal(void **state)
 	close(fd);
 }
 
+static void defer_b(void *arg)
+{
+	note('d');
+	loop_defer(l, on_b, arg);
+}
+
+/* At the end only what was deferred is done, and nothing begins. */
+static void test_settling(void **state)
+{
+	int fd = eventfd(1, EFD_NONBLOCK);
+	struct loop_watch *w = loop_watch_read(l, fd, on_a, NULL);
+
+	(void)state;
+	timer = loop_after(l, 0, on_a, NULL);
+	loop_on_turn_end(l, on_a, NULL);
+	loop_on_turn_last(l, on_last, NULL);
+	loop_on_signal(l, SIGUSR1, on_a, NULL);
+	raise(SIGUSR1);
+	usleep(2000);
+	loop_defer(l, defer_b, NULL);
+	loop_settle(l);
+	assert_string_equal(trace, "db");
+	loop_timer_free(timer);
+	loop_watch_free(w);
+	close(fd);
+}
+
+static void on_usr1(int number)
+{
+	(void)number;
+	note('u');
+}
+
+static void test_signals_are_given_back(void **state)
+{
+	(void)state;
+	signal(SIGUSR1, on_usr1);
+	loop_on_signal(l, SIGUSR1, on_a, NULL);
+	loop_drop_signals(l);
+	raise(SIGUSR1);
+	signal(SIGUSR1, SIG_DFL);
+	assert_string_equal(trace, "u");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -205,6 +249,8 @@ int main(void)
 	        cmocka_unit_test_setup_teardown(test_time_stands_still_within_a_turn, setup,
 	                                        teardown),
 	        cmocka_unit_test_setup_teardown(test_watch_and_signal, setup, teardown),
+	        cmocka_unit_test_setup_teardown(test_settling, setup, teardown),
+	        cmocka_unit_test_setup_teardown(test_signals_are_given_back, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,7 +22,7 @@
 
 #include <cmocka.h>
 
-enum { MAX_PACKET = 64 * 1024, PUBLISHED_MAX = 2000 };
+enum { MAX_PACKET = 64 * 1024, PUBLISHED_MAX = 2000, OPENING_MS = 1000 };
 
 /* ---- fakes ----------------------------------------------------------------------------------- */
 
@@ -62,6 +62,7 @@ static struct {
 
 	struct publisher from[PUBLISHED_MAX];
 	size_t published;
+	int told; /* of a limit */
 	bool pause;
 	struct event last; /* its texts copied below */
 	char texts[12][64];
@@ -196,6 +197,7 @@ static struct rig {
 	struct loop *loop;
 	struct conn_table *conns;
 	struct registry *registry;
+	struct limits *limits;
 	struct mqtt *mqtt;
 	void *with_tokens;
 	void *without_tokens;
@@ -259,18 +261,40 @@ static const char *mint(void)
 	return mint_for("alice", now_s() + 50);
 }
 
+static void on_room(void *arg, uint64_t conn_id)
+{
+	(void)arg;
+	mqtt_on_rate_room(rig.mqtt, conn_id);
+}
+
+static void on_told(void *arg, const struct tenant *t, const char *topic, struct slice json)
+{
+	(void)arg;
+	(void)topic;
+	(void)json;
+	assert_string_equal(t->name, "acme");
+	fake.told++;
+}
+
+static void on_usage(void *arg, uint64_t conn_id, struct slice json)
+{
+	(void)arg;
+	mqtt_on_usage(rig.mqtt, conn_id, json);
+}
+
 static int setup(void **state)
 {
 	struct mqtt_settings set = {.token = TOKEN_SETTINGS_DEFAULT,
 	                            .max_packet = MAX_PACKET,
 	                            .session_expiry_max_s = 1000,
-	                            .keep_alive_max_s = 600};
+	                            .keep_alive_max_s = 600,
+	                            .opening_ms = OPENING_MS};
 
 	(void)state;
 	memset(&fake, 0, sizeof fake);
 	memset(&rig, 0, sizeof rig);
 	tenants[0].state = TENANT_ACTIVE;
-	tenants[0].limits.max_event_bytes = 0;
+	tenants[0].limits = (struct tenant_limits){0};
 	keys[0] = (struct registry_key_row){.tenant_id = 7,
 	                                    .alg = JWS_HS256,
 	                                    .issuer = slice_str("acme"),
@@ -284,6 +308,12 @@ static int setup(void **state)
 	set.loop = rig.loop;
 	set.conns = rig.conns;
 	set.registry = rig.registry;
+	set.limits = rig.limits = limits_new(&(struct limits_settings){.loop = rig.loop,
+	                                                               .registry = rig.registry,
+	                                                               .node = "n",
+	                                                               .on_room = on_room,
+	                                                               .publish = on_told,
+	                                                               .on_usage = on_usage});
 	rig.mqtt = mqtt_new(&set);
 	rig.with_tokens = mqtt_listener_arg(rig.mqtt, NULL);
 	rig.without_tokens = mqtt_listener_arg(rig.mqtt, "acme");
@@ -297,6 +327,7 @@ static int teardown(void **state)
 		close(rig.fd);
 	conn_table_free(rig.conns);
 	mqtt_free(rig.mqtt);
+	limits_free(rig.limits);
 	registry_free(rig.registry);
 	loop_free(rig.loop);
 	buf_release(&rig.got);
@@ -485,7 +516,7 @@ static void test_connect_v5(void **state)
 	assert_int_equal(fake.open.expiry_s, 1000);
 	assert_false(fake.open.clean_start);
 	assert_true(fake.session.started);
-	assert_int_equal(fake.filters_kept, 1);
+	assert_int_equal(fake.filters_kept, 2); /* asked whether it may stay, and counted */
 }
 
 static void test_connect_v311(void **state)
@@ -838,12 +869,133 @@ static void test_publish_refused(void **state)
 		expect(MQTT_PUBACK);
 		assert_int_equal(rig.p.ack.reason, rows[i].reason);
 		expect_why(rows[i].why);
+		if (rows[i].reason == MQTT_REASON_TOPIC_NAME_INVALID)
+			continue; /* which ends it at QoS 0 */
 		publish(0, 0, rows[i].topic, rows[i].payload, slice(NULL, 0));
 		send_out();
 		assert_int_equal(mqtt_get_stats(rig.mqtt)->publish_refused[rows[i].reason], 2);
 	}
 	assert_int_equal(fake.published, 0);
 	assert_false(rig.closed);
+}
+
+/* There is no PUBACK to say it with: what can never be understood is not discarded in silence. */
+static void test_publish_not_understood_qos_0(void **state)
+{
+	static const char *const topics[] = {"$delayed/abc/t", "$delayed/5", "$SYS/x"};
+
+	(void)state;
+	for (size_t i = 0; i < 6; i++) {
+		uint8_t version = i % 2 ? MQTT_V5 : MQTT_V311;
+
+		connected(version);
+		publish(0, 0, topics[i / 2], "x", slice(NULL, 0));
+		send_out();
+		if (version == MQTT_V5) {
+			expect(MQTT_DISCONNECT);
+			assert_int_equal(rig.p.disconnect.reason, MQTT_REASON_TOPIC_NAME_INVALID);
+			expect_why("$");
+		}
+		expect_closed();
+		assert_int_equal(
+		        mqtt_get_stats(rig.mqtt)->publish_refused[MQTT_REASON_TOPIC_NAME_INVALID],
+		        i + 1);
+	}
+	assert_int_equal(fake.published, 0);
+}
+
+/* ---- limits ---------------------------------------------------------------------------------- */
+
+static void set_limits(struct tenant_limits l)
+{
+	tenants[0].limits = l;
+	registry_apply(rig.registry, tenants, 1, keys, 1);
+	limits_on_tenant(rig.limits, registry_tenant(rig.registry, tenants[0].id));
+}
+
+static void connect_as(const char *client_id, uint8_t version)
+{
+	struct connect h = hello(version);
+
+	h.c.client_id = slice_str(client_id);
+	send_connect(&h);
+}
+
+static void test_limit_of_connections(void **state)
+{
+	static const uint8_t unavailable[] = {0x20, 2, 0, 3};
+	int first;
+
+	(void)state;
+	set_limits((struct tenant_limits){.max_connections = 1});
+	connected(MQTT_V5);
+	first = rig.fd;
+	rig.fd = -1; /* it stays */
+	dial(rig.with_tokens);
+	connect_as("c2", MQTT_V5);
+	expect(MQTT_CONNACK);
+	assert_int_equal(rig.p.connack.reason, MQTT_REASON_QUOTA_EXCEEDED);
+	expect_why("1 of 1 connections");
+	assert_int_equal(fake.told, 1);
+	dial(rig.with_tokens);
+	connect_as("c2", MQTT_V311);
+	assert_memory_equal(rig.got.data, unavailable, sizeof unavailable);
+	dial(rig.with_tokens);
+	connect_as("c1", MQTT_V5); /* the same client, whose other connection may be broken */
+	expect(MQTT_CONNACK);
+	assert_int_equal(rig.p.connack.reason, 0);
+	close(first);
+}
+
+/* At one a second: the first at once, and one for each second that this machine took, of which one
+ * may have begun before. */
+static void assert_let_in(size_t n, uint64_t since_ms)
+{
+	assert_in_range(n, 1, 2 + (clock_now_ms() - since_ms) / 1000);
+}
+
+static void test_limit_of_rate(void **state)
+{
+	uint64_t since = clock_now_ms();
+	uint64_t refused;
+
+	(void)state;
+	set_limits((struct tenant_limits){.max_events_per_s = 1});
+	connected(MQTT_V5);
+	for (int i = 1; i <= 3; i++)
+		publish(1, (uint16_t)i, "out/a", "x", slice(NULL, 0));
+	send_out();
+	assert_let_in(fake.published, since); /* the others are not read */
+	assert_int_equal(rig.got.len, 0);
+	set_limits((struct tenant_limits){0});
+	pump();
+	assert_int_equal(fake.published, 3);
+
+	since = clock_now_ms();
+	set_limits((struct tenant_limits){.max_events_per_s = 1});
+	for (int i = 4; i < 40; i++) /* more than five seconds' worth */
+		publish(1, (uint16_t)i, "out/a", "x", slice(NULL, 0));
+	send_out();
+	refused = mqtt_get_stats(rig.mqtt)->publish_refused[MQTT_REASON_QUOTA_EXCEEDED];
+	assert_let_in(fake.published - 3, since);
+	assert_in_range(refused, 34 - fake.published, 30);
+	assert_false(rig.closed);
+}
+
+static void test_limit_of_rate_holds_up_who_cannot_be_told(void **state)
+{
+	uint64_t since = clock_now_ms();
+
+	(void)state;
+	set_limits((struct tenant_limits){.max_events_per_s = 1});
+	connected(MQTT_V311);
+	for (int i = 1; i < 40; i++)
+		publish(i % 2, (uint16_t)i, "out/a", "x", slice(NULL, 0));
+	send_out();
+	assert_let_in(fake.published, since);
+	assert_int_equal(mqtt_get_stats(rig.mqtt)->publish_refused[MQTT_REASON_QUOTA_EXCEEDED], 0);
+	assert_false(rig.closed);
+	assert_int_equal(mqtt_get_stats(rig.mqtt)->clients, 1);
 }
 
 static void test_publish_denied_v311(void **state)
@@ -1043,17 +1195,96 @@ static void test_subscribe(void **state)
 	assert_int_equal(fake.start, SESSION_START_NEW);
 }
 
-static void subscribe_with(const char *property, const char *value)
+static void test_limit_of_subscriptions(void **state)
+{
+	static const uint8_t wanted[] = {MQTT_REASON_QUOTA_EXCEEDED, 1};
+	struct mqtt_filter f[] = {{.filter = slice_str("in/#"), .qos = 1},
+	                          {.filter = slice_str("$share/s/in/#"), .qos = 1}};
+	struct mqtt_props none = {0};
+	int first;
+
+	(void)state;
+	set_limits((struct tenant_limits){.max_subscriptions = 1});
+	connected(MQTT_V5);
+	fake.stored_filter = "in/#";  /* what it has when it is asked again */
+	for (int i = 0; i < 2; i++) { /* the second time it is one already */
+		subscribe(f, 1, &none);
+		expect(MQTT_SUBACK);
+		assert_int_equal(rig.p.suback.reasons.p[0], 1);
+	}
+	first = rig.fd;
+	rig.fd = -1;
+	dial(rig.with_tokens);
+	connect_as("c2", MQTT_V5);
+	expect(MQTT_CONNACK);
+	subscribe(f, 2, &none);
+	expect(MQTT_SUBACK);
+	assert_memory_equal(rig.p.suback.reasons.p, wanted, sizeof wanted);
+	expect_why("1 of 1 subscriptions");
+	close(first);
+}
+
+static void test_usage_is_told(void **state)
+{
+	static const char has[] = "\"connections\":{\"allowed\":null,\"used\":1}";
+	struct mqtt_filter f = {.filter = slice_str("$leat/usage"), .qos = 1};
+	struct mqtt_filter g = {.filter = slice_str("#"), .qos = 1};
+	struct mqtt_props none = {0};
+
+	(void)state;
+	dial(rig.without_tokens); /* all rights: # and $leat/# */
+	connect_as("c1", MQTT_V5);
+	expect(MQTT_CONNACK);
+	fake.stored_filter = "#";
+	subscribe(&g, 1, &none);
+	expect(MQTT_SUBACK);
+	assert_false(take()); /* # is not for it [MQTT-4.7.2-1] */
+	fake.stored_filter = "$leat/usage";
+	subscribe(&f, 1, &none);
+	expect(MQTT_SUBACK);
+	assert_int_equal(rig.p.suback.reasons.p[0], 1);
+	expect(MQTT_PUBLISH);
+	assert_true(slice_eq(rig.p.publish.topic, slice_str("$leat/usage")));
+	assert_int_equal(rig.p.publish.qos, 0);
+	assert_non_null(
+	        memmem(rig.p.publish.payload.p, rig.p.publish.payload.n, has, sizeof has - 1));
+}
+
+static void test_system_topics_need_their_own_permission(void **state)
+{
+	struct mqtt_filter f = {.filter = slice_str("$leat/limits"), .qos = 1};
+	struct mqtt_props none = {0};
+
+	(void)state;
+	connected(MQTT_V5); /* in/# and its like */
+	subscribe(&f, 1, &none);
+	expect(MQTT_SUBACK);
+	assert_int_equal((uint8_t)rig.p.suback.reasons.p[0], MQTT_REASON_NOT_AUTHORIZED);
+	publish(1, 5, "$leat/limits", "x", slice(NULL, 0));
+	send_out();
+	expect(MQTT_PUBACK);
+	assert_int_equal(rig.p.ack.reason, MQTT_REASON_TOPIC_NAME_INVALID);
+}
+
+/* With one user property, or with leat-start before it. */
+static void subscribe_from(const char *start, const char *property, const char *value)
 {
 	struct mqtt_filter f = {.filter = slice_str("in/#"), .qos = 1};
 	struct mqtt_props props = {0};
 	struct buf user = {0};
 
+	if (start)
+		mqtt_put_user(&user, slice_str("leat-start"), slice_str(start));
 	mqtt_put_user(&user, slice_str(property), slice_str(value));
 	props.extra = buf_slice(&user);
 	subscribe(&f, 1, &props);
 	expect(MQTT_SUBACK);
 	buf_release(&user);
+}
+
+static void subscribe_with(const char *property, const char *value)
+{
+	subscribe_from(NULL, property, value);
 }
 
 static void test_subscribe_start(void **state)
@@ -1111,13 +1342,13 @@ static void test_subscribe_until(void **state)
 	connected(MQTT_V5);
 	subscribe_with("leat-start", "earliest");
 	assert_false(fake.bounded);
-	subscribe_with("leat-until", "now");
+	subscribe_from("earliest", "leat-until", "now");
 	assert_true(fake.bounded);
 	assert_int_equal(fake.until, SESSION_START_HEAD);
-	subscribe_with("leat-until", "seq:7");
+	subscribe_from("seq:7", "leat-until", "seq:7");
 	assert_int_equal(fake.until, SESSION_START_SEQ);
 	assert_int_equal(fake.until_value, 8); /* the first that it does not get */
-	subscribe_with("leat-until", "time:1970-01-01T00:00:01Z");
+	subscribe_from("seq:9", "leat-until", "time:1970-01-01T00:00:01Z");
 	assert_int_equal(fake.until, SESSION_START_TIME);
 	assert_int_equal(fake.until_value, 1000);
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -1125,6 +1356,40 @@ static void test_subscribe_until(void **state)
 		assert_int_equal((uint8_t)rig.p.suback.reasons.p[0],
 		                 MQTT_REASON_IMPLEMENTATION_ERROR);
 		expect_why("RFC 3339");
+	}
+}
+
+/* From there to there is nothing: said, and not granted in silence. */
+static void test_subscribe_range(void **state)
+{
+	static const char *const bad[][2] = {
+	        {NULL, "now"},
+	        {"new", "seq:7"},
+	        {"seq:8", "seq:7"},
+	        {"seq:50", "seq:10"},
+	        {"time:2024-03-01T00:00:00Z", "time:2024-03-01T00:00:00Z"},
+	        {"time:2024-03-01T00:00:00Z", "time:2024-02-29T00:00:00Z"},
+	        {"time:2999-01-01T00:00:00Z", "now"},
+	};
+	static const char *const good[][2] = {
+	        {"earliest", "time:2024-03-01T00:00:00Z"},
+	        {"seq:7", "seq:8"},
+	        {"time:2024-02-29T00:00:00Z", "time:2024-03-01T00:00:00Z"},
+	        {"time:2024-02-29T00:00:00Z", "now"},
+	        {"time:2024-02-29T00:00:00Z", "seq:1"},
+	};
+
+	(void)state;
+	connected(MQTT_V5);
+	for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+		subscribe_from(good[i][0], "leat-until", good[i][1]);
+		assert_int_equal(rig.p.suback.reasons.p[0], 1);
+	}
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		subscribe_from(bad[i][0], "leat-until", bad[i][1]);
+		assert_int_equal((uint8_t)rig.p.suback.reasons.p[0],
+		                 MQTT_REASON_IMPLEMENTATION_ERROR);
+		expect_why("leat-start");
 	}
 }
 
@@ -1313,6 +1578,139 @@ static void test_shutdown_while_opening(void **state)
 	expect_closed();
 }
 
+/* Whoever waits for the database is told in time, and what was to be opened is not. */
+static void test_opening_has_a_bound(void **state)
+{
+	static const uint8_t unavailable[] = {0x20, 2, 0, 3};
+
+	(void)state;
+	set_limits((struct tenant_limits){.max_connections = 1});
+	fake.hold_open = true;
+	dial(rig.with_tokens);
+	connect_as("c1", MQTT_V5);
+	wait_for_bytes(OPENING_MS - 200);
+	assert_int_equal(rig.got.len, 0);
+	wait_for_bytes(3000);
+	expect(MQTT_CONNACK);
+	assert_int_equal(rig.p.connack.reason, MQTT_REASON_SERVER_UNAVAILABLE);
+	expect_why("the database has not answered");
+	assert_true(fake.cancelled);
+	expect_closed();
+	fake.cancelled = false;
+	dial(rig.with_tokens);
+	connect_as("c2", MQTT_V311); /* there is a place again */
+	wait_for_bytes(3000);
+	assert_memory_equal(rig.got.data, unavailable, sizeof unavailable);
+	assert_true(fake.cancelled);
+}
+
+static void gone_while_opening(enum mqtt_type last, bool let_go)
+{
+	struct connect h = hello(MQTT_V5);
+
+	fake.cancelled = false;
+	fake.hold_open = true;
+	dial(rig.with_tokens);
+	send_connect(&h);
+	if (last == MQTT_DISCONNECT)
+		mqtt_encode_disconnect(&rig.out, MQTT_V5, 0, NULL);
+	else if (last == MQTT_PUBLISH)
+		publish(1, 1, "out/a", "x", slice(NULL, 0));
+	send_out();
+	close(rig.fd);
+	rig.fd = -1;
+	for (int i = 0; i < 100 && !fake.cancelled && (let_go || i < 20); i++) {
+		usleep(10000);
+		pump();
+	}
+	assert_int_equal(fake.cancelled, let_go);
+}
+
+/* Its place is another's at once; only what it published is worth waiting for. */
+static void test_gone_while_opening(void **state)
+{
+	(void)state;
+	set_limits((struct tenant_limits){.max_connections = 1});
+	gone_while_opening(MQTT_CONNECT, true);
+	gone_while_opening(MQTT_DISCONNECT, true);
+	gone_while_opening(MQTT_PUBLISH, false);
+}
+
+/* The others have ended the node's session and published its clients' wills: these clients are
+ * lost, also one whose will is on its way. Who has no will stays. */
+static void test_a_new_session_ends_clients_with_wills(void **state)
+{
+	struct connect h = with_will(hello(MQTT_V5));
+	uint64_t id;
+
+	(void)state;
+	dial(rig.with_tokens);
+	send_connect(&h);
+	id = fake.last.will_id;
+	mqtt_on_answer(rig.mqtt, fake.from[0], APPEND_STORED, NULL);
+	pump();
+	expect(MQTT_CONNACK);
+	mqtt_on_session(rig.mqtt);
+	pump();
+	expect(MQTT_DISCONNECT);
+	assert_int_equal(rig.p.disconnect.reason, MQTT_REASON_IMPLEMENTATION_ERROR);
+	expect_closed();
+	assert_int_equal(fake.published, 2);
+	assert_int_equal(fake.last.when, EVENT_WILL_LOST);
+	assert_true(fake.last.will_id == id);
+}
+
+static void test_a_new_session_and_a_will_on_its_way(void **state)
+{
+	struct connect h = with_will(hello(MQTT_V5));
+
+	(void)state;
+	dial(rig.with_tokens);
+	send_connect(&h);
+	assert_false(take());
+	mqtt_on_session(rig.mqtt);
+	pump();
+	expect(MQTT_CONNACK);
+	assert_int_equal(rig.p.connack.reason, MQTT_REASON_IMPLEMENTATION_ERROR);
+	expect_closed();
+}
+
+static void test_a_new_session_and_no_will(void **state)
+{
+	struct connect h = hello(MQTT_V5);
+
+	(void)state;
+	dial(rig.with_tokens);
+	send_connect(&h);
+	expect(MQTT_CONNACK);
+	mqtt_on_session(rig.mqtt);
+	pump();
+	assert_false(take());
+	assert_int_equal(mqtt_get_stats(rig.mqtt)->clients, 1);
+}
+
+/* A will's user properties are what a publish's are; its expiry is counted later. */
+static void test_a_will_is_an_event(void **state)
+{
+	struct connect h = with_will(hello(MQTT_V5));
+	struct buf user = {0};
+
+	(void)state;
+	mqtt_put_user(&user, slice_str("specversion"), slice_str("1.0"));
+	mqtt_put_user(&user, slice_str("type"), slice_str("gone"));
+	mqtt_put_user(&user, slice_str("leat-key"), slice_str("k"));
+	mqtt_set_message_expiry_s(&h.c.will.props, 60);
+	h.c.will.props.extra = buf_slice(&user);
+	dial(rig.with_tokens);
+	send_connect(&h);
+	assert_int_equal(fake.published, 1);
+	assert_string_equal(fake.last.type.p, "gone");
+	assert_string_equal(fake.last.key.p, "k");
+	assert_int_equal(fake.last.will_expiry_ms, 60000);
+	assert_int_equal(fake.last.expires_ms, 0);
+	buf_release(&user);
+}
+
 static void test_shutdown(void **state)
 {
 	(void)state;
@@ -1380,7 +1778,14 @@ int main(void)
 	        T(test_tenant_suspended),
 	        T(test_puback_in_order),
 	        T(test_publish_refused),
+	        T(test_publish_not_understood_qos_0),
 	        T(test_publish_denied_v311),
+	        T(test_limit_of_connections),
+	        T(test_limit_of_rate),
+	        T(test_limit_of_rate_holds_up_who_cannot_be_told),
+	        T(test_limit_of_subscriptions),
+	        T(test_usage_is_told),
+	        T(test_system_topics_need_their_own_permission),
 	        T(test_journal_refuses),
 	        T(test_no_problem_info),
 	        T(test_protocol_errors),
@@ -1391,6 +1796,7 @@ int main(void)
 	        T(test_subscribe),
 	        T(test_subscribe_start),
 	        T(test_subscribe_until),
+	        T(test_subscribe_range),
 	        T(test_subscribe_v311),
 	        T(test_unsubscribe_and_ping),
 	        T(test_deliver),
@@ -1400,8 +1806,14 @@ int main(void)
 	        T(test_keep_alive),
 	        T(test_token_expires),
 	        T(test_connection_lost),
+	        T(test_a_new_session_ends_clients_with_wills),
+	        T(test_a_new_session_and_a_will_on_its_way),
+	        T(test_a_new_session_and_no_will),
+	        T(test_a_will_is_an_event),
 	        T(test_shutdown),
 	        T(test_shutdown_while_opening),
+	        T(test_opening_has_a_bound),
+	        T(test_gone_while_opening),
 	        T(test_mutations),
 	};
 

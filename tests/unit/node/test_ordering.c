@@ -99,6 +99,34 @@ static void test_parking_holds_back(void **state)
 	assert_int_equal(ordering_next_row(&o, 7), 102);
 }
 
+/* In flight since before an earlier one of its key, whose answer was forgotten, was found in a row
+ * again: the later ones wait for it, and if it comes back it goes behind that row, before them. */
+static void test_in_flight_before_rows(void **state)
+{
+	struct place *next;
+	uint64_t seq;
+
+	(void)state;
+	ordering_in_flight(&o, pl, 2, 7);
+	ordering_found(&o, 7, 101, false);
+	assert_int_equal(ordering_admit(&o, pl, 3, 7), ORDERING_WAIT);
+	assert_int_equal(ordering_admit(&o, pl, 2, 7), ORDERING_PARK);
+	assert_true(ordering_left(&o, pl, 2, &next, &seq));
+	assert_int_equal(seq, 3);
+	ordering_parking(&o, 7);
+	ordering_parked(&o, 7, 102);
+	assert_int_equal(ordering_admit(&o, pl, 3, 7), ORDERING_PARK);
+	ordering_left(&o, pl, 3, &next, &seq);
+	ordering_parking(&o, 7);
+	ordering_parked(&o, 7, 103);
+	ordering_row_left(&o, 7);
+	assert_int_equal(ordering_next_row(&o, 7), 102);
+	ordering_row_left(&o, 7);
+	assert_int_equal(ordering_next_row(&o, 7), 103);
+	ordering_row_left(&o, 7);
+	assert_int_equal(o.keys.count + o.entries.count, 0);
+}
+
 static void test_rows_found(void **state)
 {
 	uint64_t key = 0;
@@ -142,11 +170,9 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
 	const struct CMUnitTest tests[] = {
-	        TEST(test_one_at_a_time),
-	        TEST(test_failed_parks_those_behind),
-	        TEST(test_parking_holds_back),
-	        TEST(test_rows_found),
-	        TEST(test_breaker),
+	        TEST(test_one_at_a_time),      TEST(test_failed_parks_those_behind),
+	        TEST(test_parking_holds_back), TEST(test_in_flight_before_rows),
+	        TEST(test_rows_found),         TEST(test_breaker),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

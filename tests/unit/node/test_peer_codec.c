@@ -10,8 +10,19 @@
 
 #include <cmocka.h>
 
-enum { FIRST = PEER_STORED, LAST = PEER_DETACH };
+enum { FIRST = PEER_STORED, LAST = PEER_OPENED };
 
+static const struct peer_use uses[2] = {
+        {.tenant_id = 7,
+         .connections = 3,
+         .subscriptions = 2,
+         .events = 1500,
+         .bytes = 1ull << 40,
+         .waiting = 1,
+         .told = 5,
+         .watched = true},
+        {.tenant_id = 4000000000, .subject = UINT64_MAX},
+};
 static struct peer_decoder decoder;
 static struct buf out;
 
@@ -43,6 +54,8 @@ static struct peer_message sample(enum peer_type type, const struct peer_deliver
 	        .due_in_ms = 12345,
 	        .gap_from = 17,
 	        .gap_to = 1ull << 41,
+	        .n_uses = 2,
+	        .uses = uses,
 	};
 
 	m.policy.ordered = true;
@@ -129,6 +142,15 @@ static void test_fields(void **state)
 	assert_int_equal(m.heads[1].tenant_id, 4000000000);
 	assert_int_equal(m.heads[1].next_seq, UINT64_MAX);
 	assert_int_equal(m.session_id.b[2], 3);
+	f = encode(PEER_USE);
+	assert_int_equal(decode(&f, &m), 0);
+	assert_int_equal(m.n_uses, 2);
+	assert_int_equal(m.uses[0].connections, 3);
+	assert_int_equal(m.uses[0].bytes, 1ull << 40);
+	assert_true(m.uses[0].watched);
+	assert_int_equal(m.uses[1].subject, UINT64_MAX);
+	out.data[out.len - 1] = 2; /* neither watched nor not */
+	assert_int_equal(decode(&f, &m), -1);
 	f = encode(PEER_ATTACHED);
 	assert_int_equal(decode(&f, &m), 0);
 	assert_int_equal(m.kind, BUS_SUB_QUEUE);

@@ -200,6 +200,46 @@ static void test_given_up_at_once(void **state)
 	assert_int_equal(a.n_got, 10);
 }
 
+/* Where there is no room for more dead letters, it is tried again, whatever its attempts, until
+ * there is. */
+static void test_no_room_for_dead_letters(void **state)
+{
+	(void)state;
+	node.few_graves = true;
+	a.answer = refuse_2;
+	connect_as(&node, &a, "a", true, 0, 10);
+	subscribe(&a, "$queue/q/t", 1);
+	publish_many(&node, "t", 0, 3);
+	until(&node, times_got(&a, 2) >= 6);
+	assert_int_equal(stats().dead_lettered, 0);
+	assert_true(node.denied_graves >= 3);
+	assert_int_equal(times_got(&a, 1), 1);
+	node.graves = 1;
+	until(&node, stats().dead_lettered == 1);
+	assert_int_equal(node.graves, 0);
+	assert_int_equal(stats().retries_waiting, 0);
+}
+
+/* One that was let in and could not be written after all gives its place back. */
+static void test_dead_letter_that_was_not_written(void **state)
+{
+	(void)state;
+	node.few_graves = true;
+	node.graves = 1;
+	a.answer = refuse_for_good;
+	connect_as(&node, &a, "a", true, 0, 10);
+	subscribe(&a, "$queue/q/t", 1);
+	publish_many(&node, "t", 0, 4);
+	until(&node, node.graves == 0);
+	dispatch_on_state(node.dispatch, BUS_DOWN); /* before it is settled: a new generation */
+	turn_for(20);
+	dispatch_on_state(node.dispatch, BUS_UP);
+	until(&node, stats().dead_lettered == 1);
+	assert_int_equal(node.graves, 0);
+	turn_for(50);
+	assert_int_equal(stats().dead_lettered, 1);
+}
+
 static void test_retry_comes_after_its_consumer_left(void **state)
 {
 	(void)state;
@@ -392,6 +432,45 @@ static void test_refused_by_the_database(void **state)
 /* ---- the cap and the breaker -------------------------------------------------------------------
  */
 
+static uint8_t refuse_first(unsigned n)
+{
+	static unsigned asked;
+
+	(void)n;
+	return asked++ ? 0 : 0x80;
+}
+
+/* A queue's events are acknowledged, and so may fail, whatever QoS they were published at, and
+ * whatever a filter says that somebody wrote into a session's row. */
+static void test_qos_0_goes_out_at_1(void **state)
+{
+	struct event ev = {.topic = slice_str("t/1"), .qos = 0};
+	char text[16];
+
+	(void)state;
+	node.policy.ordered = true;
+	a.never_ack = true;
+	connect_as(&node, &a, "a", true, 0, 3);
+	subscribe(&a, "$queue/q/t/#", 0);
+	for (unsigned i = 0; i < 5; i++) {
+		ev.payload = slice(text, (size_t)snprintf(text, sizeof text, "%u...", i));
+		appender_publish(node.appender, &node.tenant, &ev, (struct publisher){1, 1});
+	}
+	until(&node, node.stored == 5 && a.n_got == 1);
+	turn_for(30);
+	assert_int_equal(a.n_got, 1); /* ordered: one at a time */
+	assert_int_equal(a.got[0].qos, 1);
+	assert_true(a.got[0].packet_id);
+	disconnect(&a, 0);
+	b.answer = refuse_first;
+	connect_as(&node, &b, "b", true, 0, 3);
+	subscribe(&b, "$queue/q", 1);
+	until(&node, b.n_got == 6);
+	assert_int_equal(b.got[0].n, 0);
+	until(&node, stats().settled == 5);
+	assert_int_equal(stats().failed, 1);
+}
+
 static uint8_t refuse_all(unsigned n)
 {
 	(void)n;
@@ -559,6 +638,65 @@ static void test_ordered_dead_letter_lets_go(void **state)
 	assert_int_equal(stats().dead_lettered, 1);
 }
 
+static struct bus_settle *held_settle;
+
+static void hold_settle(struct bus *bus, struct bus_settle *req)
+{
+	(void)bus;
+	held_settle = req;
+}
+
+static void answer_last(struct client *x)
+{
+	session_answer(x->session, x->got[x->n_got - 1].packet_id, 0, slice_str(""));
+}
+
+/* The database is lost before it was written that a second attempt is done, when the next of its
+ * key is out already: that one is still before all that come later, also when it comes back. */
+static void test_ordered_after_a_forgotten_answer(void **state)
+{
+	struct bus_ops ops = *node.bus->ops;
+
+	(void)state;
+	real_ops = node.bus->ops;
+	ops.settle = hold_settle;
+	refusals = 1;
+	node.policy.ordered = true;
+	a.answer = refuse_100_twice;
+	b.never_ack = true;
+	connect_as(&node, &a, "a", true, 0, 20);
+	subscribe(&a, "$queue/q/#", 1);
+	connect_as(&node, &b, "b", true, 0, 20);
+	b.deaf = true;
+	subscribe(&b, "$queue/q", 1);
+	publish(&node, "bad", 100);
+	until(&node, stats().retries_waiting == 1);
+	node.bus->ops = &ops;
+	until(&node, held_settle != NULL);
+	assert_int_equal(times_got(&a, 100), 2);
+	a.auto_ack = false;
+	publish(&node, "bad", 101);
+	until(&node, times_got(&a, 101) == 1);
+
+	dispatch_on_state(node.dispatch, BUS_DOWN);
+	node.bus->ops = real_ops;
+	held_settle->outcome = SQL_RETRY;
+	held_settle->done(held_settle);
+	disconnect(&a, 0);
+	b.deaf = false;
+	publish(&node, "bad", 102);
+	dispatch_on_state(node.dispatch, BUS_UP);
+	until(&node, times_got(&b, 100) == 1);
+	turn_for(30);
+	assert_int_equal(b.n_got, 1);
+	answer_last(&b);
+	until(&node, times_got(&b, 101) == 1);
+	turn_for(30);
+	assert_int_equal(b.n_got, 2);
+	answer_last(&b);
+	until(&node, times_got(&b, 102) == 1);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
@@ -570,6 +708,8 @@ int main(void)
 	        TEST(test_claimed_while_its_client_is_away),
 	        TEST(test_failed_is_tried_again),
 	        TEST(test_given_up_at_once),
+	        TEST(test_no_room_for_dead_letters),
+	        TEST(test_dead_letter_that_was_not_written),
 	        TEST(test_retry_comes_after_its_consumer_left),
 	        TEST(test_lost_is_not_failed),
 	        TEST(test_lost_many_times),
@@ -577,11 +717,13 @@ int main(void)
 	        TEST(test_generation_change),
 	        TEST(test_done_while_not_ours),
 	        TEST(test_refused_by_the_database),
+	        TEST(test_qos_0_goes_out_at_1),
 	        TEST(test_breaker),
 	        TEST(test_ordered),
 	        TEST(test_ordered_one_at_a_time),
 	        TEST(test_ordered_survives_its_owner),
 	        TEST(test_ordered_dead_letter_lets_go),
+	        TEST(test_ordered_after_a_forgotten_answer),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

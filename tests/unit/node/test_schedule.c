@@ -106,7 +106,7 @@ static void test_refused(void **state)
 	        {"a", {"leat-deliver-at", "1767225600.5"}, "RFC 3339"},
 	        {"a", {"leat-deliver-at", "9999999999999999"}, "RFC 3339"},
 	        {"a", {"leat-deliver-at", "2030-01-01T00:00:00Z"}, "366 days"},
-	        {"a", {"leat-deliver-at", "0", "leat-deliver-at", "0"}, "does not go"},
+	        {"a", {"leat-deliver-at", "0", "leat-deliver-at", "0"}, "leat-deliver-at twice"},
 	        {"$delayed/1/a", {"leat-deliver-at", "0"}, "does not go"},
 	        {"a", {"leat-timer", "n"}, "say when"},
 	        {"$delayed/1/a", {"leat-timer", "n", "leat-timer", "m"}, "twice"},

@@ -365,11 +365,48 @@ static void test_drain_without_database(void **state)
 	node_release(&n);
 }
 
+/* Who was told of a gap and did not answer is told again, and nobody who did. */
+static void test_gap_is_told_until_answered(void **state)
+{
+	struct node n;
+	struct client c = {.never_ack = true};
+	uint64_t gap;
+	unsigned first;
+
+	(void)state;
+	node_init_keeping(&n, 20000, 0, 50000);
+	connect_as(&n, &c, "c", false, 3600, 3);
+	subscribe(&c, "#", 1);
+	disconnect(&c, 3600);
+	publish_many(&n, "t", 0, 2000);
+	connect_as(&n, &c, "c", false, 3600, 3);
+	until(&n, c.n_got == 3);
+	gap = c.got[0].gap;
+	first = c.got[0].n;
+	assert_true(gap > 0 && !c.got[1].gap);
+	disconnect(&c, 3600);
+	c.n_got = 0;
+	connect_as(&n, &c, "c", false, 3600, 3);
+	until(&n, c.n_got == 3);
+	assert_true(c.got[0].n == first && c.got[0].dup);
+	assert_int_equal(c.got[0].gap, gap);
+	session_puback(c.session, c.got[0].packet_id, 0);
+	until(&n, c.n_got == 4);
+	disconnect(&c, 3600);
+	c.n_got = 0;
+	connect_as(&n, &c, "c", false, 3600, 3);
+	until(&n, c.n_got == 3);
+	assert_true(c.got[0].n == first + 1 && !c.got[0].gap && !c.got[1].gap);
+	free(c.got);
+	node_release(&n);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_retention_takes_what_waits),
 	        cmocka_unit_test(test_gap_is_told_once),
+	        cmocka_unit_test(test_gap_is_told_until_answered),
 	        cmocka_unit_test(test_packet_ids_come_free),
 	        cmocka_unit_test(test_cursor_waits_for_its_row),
 	        cmocka_unit_test(test_unknown_commit),

@@ -44,6 +44,9 @@ enum {
 	SEEDS_DEFAULT = 500,
 	WATCH_MS = 100, /* how often a node looks at what others did */
 	HINTS_MAX = 32, /* under way */
+	PARTITIONS = 2, /* at first */
+	PARTITIONS_MAX = 5,
+	CHANGES_MAX = 5, /* of a tenant's partitions: HISTORY_PARTITIONS suffice */
 };
 
 struct node {
@@ -58,7 +61,8 @@ struct node {
 	struct loop_timer *watch;
 	bool leaving; /* it hands over, then it dies */
 	bool left;
-	struct peer_port port; /* for hints */
+	struct peer_port port;              /* for hints */
+	struct tenant tenants[TENANTS + 1]; /* as it knows them */
 };
 
 /* What one node told the other, on its way. */
@@ -93,7 +97,7 @@ struct world {
 	struct node *nodes[NODES]; /* NULL = dead */
 	struct client clients[CLIENTS];
 	struct link *links;
-	struct tenant tenants[TENANTS + 1];
+	uint32_t changes[TENANTS + 1]; /* of its partitions */
 	uint32_t published;
 	uint64_t last_conn;
 	uint64_t sub_ids[SUBS];
@@ -313,7 +317,7 @@ static void client_connect(struct client *c)
 	struct world *w = c->world;
 	struct node *n = w->nodes[sim_random(w->sim, NODES)];
 	struct link *l;
-	struct session_open req = {.tenant = &w->tenants[tenant_of(c)],
+	struct session_open req = {.tenant = n ? &n->tenants[tenant_of(c)] : NULL,
 	                           .subject = slice_str("alice"),
 	                           .client_id = slice_str(c->name),
 	                           .expiry_s = SESSION_FOREVER,
@@ -460,7 +464,29 @@ static void publish(struct node *n)
 	w->published++;
 	snprintf(payload, sizeof payload, "%c%u", sim_random(w->sim, 40) ? 'e' : 'x', id);
 	ev.payload = slice_str(payload);
-	appender_publish(n->appender, &w->tenants[tenant], &ev, (struct publisher){1, id});
+	appender_publish(n->appender, &n->tenants[tenant], &ev, (struct publisher){1, id});
+}
+
+/* As the rows are now. */
+static void node_learn(struct node *n, uint32_t t)
+{
+	struct layout l = store_layout(sim_store(n->world->sim), t);
+
+	n->tenants[t] = (struct tenant){.id = t,
+	                                .weight = 1,
+	                                .partitions = (uint16_t)(l.n ? l.n : PARTITIONS),
+	                                .first_partition = (uint16_t)l.first};
+	if (n->dispatch)
+		dispatch_tenant_changed(n->dispatch, &n->tenants[t]);
+}
+
+static void change_partitions(struct world *w)
+{
+	uint32_t t = 1 + (uint32_t)sim_random(w->sim, TENANTS);
+
+	if (w->changes[t]++ < CHANGES_MAX)
+		sim_set_partitions(w->sim, t, PARTITIONS,
+		                   1 + (uint32_t)sim_random(w->sim, PARTITIONS_MAX));
 }
 
 static void node_start(struct world *w, uint32_t no)
@@ -479,6 +505,8 @@ static void node_start(struct world *w, uint32_t no)
 	n->no = no;
 	n->port = (struct peer_port){.send_all = port_send_all, .self = n};
 	w->nodes[no] = n;
+	for (uint32_t t = 1; t <= TENANTS; t++)
+		node_learn(n, t);
 	n->loop = loop_new();
 	n->bus = sim_bus_new(w->sim, names[no]);
 	n->real = n->bus->ops;
@@ -551,7 +579,11 @@ static void world_tick(struct world *w)
 			node_leave(n);
 		if (!w->calm && sim_random(w->sim, 2) && w->published < EVENTS)
 			publish(n);
+		if (w->calm || sim_random(w->sim, 40) == 0)
+			node_learn(n, 1 + (uint32_t)sim_random(w->sim, TENANTS));
 	}
+	if (!w->calm && sim_random(w->sim, 50) == 0)
+		change_partitions(w);
 	if (!w->calm && sim_random(w->sim, 60) == 0)
 		mesh_cut(w->mesh, (uint32_t)cut, (uint32_t)(cut + 1) % NODES);
 	if (w->calm || sim_random(w->sim, 4) == 0)
@@ -617,8 +649,6 @@ static const char *run_seed(uint64_t seed, bool trace)
 		w.clients[i] = (struct client){.world = &w, .no = i};
 		snprintf(w.clients[i].name, sizeof w.clients[i].name, "c%u", i);
 	}
-	for (uint32_t t = 1; t <= TENANTS; t++)
-		w.tenants[t] = (struct tenant){.id = t, .weight = 1, .partitions = 2};
 	for (uint32_t i = 0; i < NODES; i++)
 		node_start(&w, i);
 	problem = run_world(&w);

@@ -1,10 +1,11 @@
 /* A work queue on three linked nodes over the fault simulator: consumers that acknowledge, refuse,
- * give up, hold too long and vanish; nodes that die, links that break or take nothing. In the end
- * every stored event was acknowledged or is a dead letter, no attempt has a number above the
- * policy's, and of an ordered queue no event came before an earlier one of its key was over.
+ * give up, hold too long and vanish; nodes that die, or hand over first, and lose their database
+ * for a while; links that break or take nothing; partitions that are changed; claims from outside.
+ * In the end every stored event was acknowledged or is a dead letter, no attempt has a number above
+ * the policy's, and of an ordered queue no event came before an earlier one of its key was over.
  *
  *     test_sim_queue --seed N     one seed
- *     test_sim_queue --seeds N    that many */
+ *     test_sim_queue --seeds N    that many; FIRST-LAST: those */
 #include "base/mem.h"
 #include "cluster/sim.h"
 #include "node/delivery/appender.h"
@@ -27,14 +28,20 @@
 #include <cmocka.h>
 
 enum {
+	TENANT = 1,
 	NODES = 3,
 	CLIENTS = 5,
+	KEPT = 2, /* sessions of them that are */
 	EVENTS = 120,
 	KEYS = 4,
 	HELD_MAX = 64,
 	ATTEMPTS = 4,
+	PARTITIONS = 1, /* at first */
+	PARTITIONS_MAX = 4,
+	PARTITION_SHIFT = 40,
+	CHANGES = 3, /* of them, at most */
 	SETTLE_MAX_MS = 240000,
-	SEEDS_DEFAULT = 240,
+	SEEDS_DEFAULT = 120,
 };
 
 struct node {
@@ -43,6 +50,10 @@ struct node {
 	struct loop *loop;
 	struct appender *appender;
 	struct dispatch *dispatch;
+	struct tenant tenant; /* as it knows it */
+	bool blinks;          /* its database is away, it thinks */
+	bool leaving;         /* it hands over, sees its sessions off, and dies */
+	bool drained;
 };
 
 struct client {
@@ -60,14 +71,12 @@ struct client {
 struct event_state {
 	bool stored;
 	bool acked;
-	bool delivered;
-	uint64_t seq; /* 0 = not known */
+	uint64_t seq; /* below its partition: a later layout's are above; 0 = not known */
 };
 
 static struct world {
 	struct sim *sim;
 	struct mesh *mesh;
-	struct tenant tenant;
 	struct node *nodes[NODES];
 	struct client clients[CLIENTS];
 	struct event_state events[EVENTS];
@@ -75,7 +84,12 @@ static struct world {
 	uint64_t last_conn;
 	uint64_t sub_id;
 	bool ordered;
-	bool flaky; /* its links are */
+	uint32_t keys;
+	uint32_t refused; /* answers, of 1000 */
+	uint32_t blinks;  /* of databases, of 1000 each tick */
+	uint32_t leaves;  /* of clients, likewise */
+	bool flaky;       /* its links are */
+	uint32_t changes; /* of partitions, yet to come */
 	bool calm;
 	char problem[200];
 } w;
@@ -114,7 +128,7 @@ static void on_row(void *arg, const struct bus_failure *row)
 
 static uint32_t key_of(uint32_t id)
 {
-	return id % KEYS;
+	return id % w.keys;
 }
 
 static struct search look(uint32_t id)
@@ -144,8 +158,8 @@ static void check_order(uint32_t id)
 	for (uint32_t i = 0; i < EVENTS; i++) {
 		const struct event_state *e = &w.events[i];
 
-		if (i != id && key_of(i) == key_of(id) && e->delivered && e->seq &&
-		    e->seq < w.events[id].seq && !is_over(i) && !w.problem[0])
+		if (i != id && key_of(i) == key_of(id) && e->seq && e->seq < w.events[id].seq &&
+		    !is_over(i) && !w.problem[0])
 			snprintf(w.problem, sizeof w.problem, "%u came while %u was not over", id,
 			         i);
 	}
@@ -160,7 +174,6 @@ static void send(void *conn, const struct outgoing *out)
 		snprintf(w.problem, sizeof w.problem, "attempt %u of event %u", out->attempt, id);
 	if (out->dup)
 		snprintf(w.problem, sizeof w.problem, "a new attempt with DUP");
-	w.events[id].delivered = true;
 	if (w.ordered && w.events[id].seq)
 		check_order(id);
 	c->held[c->n_held].event = id;
@@ -180,10 +193,16 @@ static void kick(void *conn, uint8_t reason, const char *text)
 
 static const struct session_conn_ops conn_ops = {.can_send = can_send, .send = send, .kick = kick};
 
+/* The sessions of some are kept, and with them their part in the queue. */
+static uint32_t expiry_of(const struct client *c)
+{
+	return c->no < KEPT ? 60 : 0;
+}
+
 static void leave(struct client *c)
 {
 	if (c->session)
-		session_detach(c->session, 0);
+		session_detach(c->session, expiry_of(c));
 	else
 		session_open_cancel(c->node->dispatch, c->conn_id);
 	kick(c, 0, NULL);
@@ -231,19 +250,22 @@ static void on_open(void *conn, struct session *s, bool present, uint8_t reason,
 static void connect_client(struct client *c)
 {
 	char id[8];
-	struct session_open open = {.tenant = &w.tenant,
-	                            .subject = slice_str("alice"),
+	struct session_open open = {.subject = slice_str("alice"),
 	                            .receive_max = (uint16_t)(1 + sim_random(w.sim, 10)),
-	                            .clean_start = true,
+	                            .clean_start = !expiry_of(c),
+	                            .expiry_s = expiry_of(c),
 	                            .conn_id = ++w.last_conn,
 	                            .ops = &conn_ops,
 	                            .conn = c,
 	                            .done = on_open};
 
 	c->node = w.nodes[sim_random(w.sim, NODES)];
+	if (c->node && c->node->leaving)
+		c->node = NULL;
 	if (!c->node)
 		return;
 	c->conn_id = open.conn_id;
+	open.tenant = &c->node->tenant;
 	snprintf(id, sizeof id, "c%u", c->no);
 	open.client_id = slice_str(id);
 	session_open(c->node->dispatch, &open);
@@ -254,7 +276,7 @@ static void answer_one(struct client *c)
 	size_t i = sim_random(w.sim, c->n_held);
 	uint32_t event = c->held[i].event;
 	uint16_t packet_id = c->held[i].packet_id;
-	uint8_t reason = w.calm || chance(700) ? 0 : chance(100) ? 0x99 : 0x80;
+	uint8_t reason = w.calm || !chance(w.refused) ? 0 : chance(100) ? 0x99 : 0x80;
 
 	c->held[i] = c->held[--c->n_held];
 	if (!reason)
@@ -269,7 +291,7 @@ static void client_tick(struct client *c)
 			connect_client(c);
 		return;
 	}
-	if (!w.calm && chance(10)) {
+	if (!w.calm && chance(w.leaves)) {
 		leave(c);
 		return;
 	}
@@ -298,7 +320,8 @@ static void on_room(void *arg, uint64_t conn_id)
 static void on_stored(void *arg, struct batch *b)
 {
 	for (uint32_t i = 0; batch_base_seq(b) && i < batch_count(b); i++)
-		w.events[id_of(b, i)].seq = batch_base_seq(b) + i;
+		w.events[id_of(b, i)].seq =
+		        (uint64_t)batch_partition(b) << PARTITION_SHIFT | (batch_base_seq(b) + i);
 	dispatch_stored(((struct node *)arg)->dispatch, b);
 }
 
@@ -310,15 +333,36 @@ static void on_state(void *arg, enum bus_state state)
 	dispatch_on_state(n->dispatch, state);
 }
 
+static void node_learn(struct node *n)
+{
+	struct layout l = store_layout(sim_store(w.sim), TENANT);
+
+	n->tenant = (struct tenant){.id = TENANT,
+	                            .weight = 1,
+	                            .partitions = (uint16_t)(l.n ? l.n : PARTITIONS),
+	                            .first_partition = (uint16_t)l.first};
+	if (n->dispatch)
+		dispatch_tenant_changed(n->dispatch, &n->tenant);
+}
+
+static void change_partitions(void)
+{
+	w.changes--;
+	sim_set_partitions(w.sim, TENANT, PARTITIONS,
+	                   1 + (uint32_t)sim_random(w.sim, PARTITIONS_MAX));
+}
+
 static void node_start(uint32_t no)
 {
 	static const char *const names[] = {"n0", "n1", "n2"};
 	struct node *n = xcalloc(1, sizeof *n);
-	struct dispatch_settings ds = {.cache_bytes = sim_random(w.sim, 2) ? 2000 : 1 << 20};
+	struct dispatch_settings ds = {.cache_bytes = sim_random(w.sim, 2) ? 2000 : 1 << 20,
+	                               .commit_every_ms = sim_random(w.sim, 2) ? 5 : 50};
 	struct appender_events ae = {
 	        .on_answer = on_answer, .on_room = on_room, .on_stored = on_stored, .arg = n};
 
 	n->no = no;
+	node_learn(n);
 	n->loop = loop_new();
 	n->bus = sim_bus_new(w.sim, names[no]);
 	n->bus->events = (struct bus_events){.on_state = on_state, .arg = n};
@@ -348,9 +392,31 @@ static void node_kill(uint32_t no)
 	free(n);
 }
 
+static void on_drained(void *arg)
+{
+	((struct node *)arg)->drained = true;
+}
+
+static void on_left(void *arg)
+{
+	struct node *n = arg;
+
+	for (size_t i = 0; i < CLIENTS; i++) {
+		if (w.clients[i].node == n)
+			leave(&w.clients[i]);
+	}
+	dispatch_drain(n->dispatch, on_drained, n);
+}
+
+static void node_leave(struct node *n)
+{
+	n->leaving = true;
+	dispatch_leave(n->dispatch, on_left, n);
+}
+
 static void publish(struct node *n)
 {
-	char topic[8];
+	char topic[16];
 	char payload[32];
 	uint32_t id = w.published++;
 	struct event ev = {.qos = 1};
@@ -359,7 +425,7 @@ static void publish(struct node *n)
 	snprintf(payload, sizeof payload, "%u..........", id);
 	ev.topic = slice_str(topic);
 	ev.payload = slice(payload, 8);
-	appender_publish(n->appender, &w.tenant, &ev, (struct publisher){1, id});
+	appender_publish(n->appender, &n->tenant, &ev, (struct publisher){1, id});
 }
 
 /* Links break, and fill up; in the end they are what they should be. */
@@ -380,13 +446,38 @@ static void links_tick(void)
 	}
 }
 
-/* It loses its database for a moment, and nothing else. */
+static void on_forced(struct bus_claim *req)
+{
+	struct node *n = req->arg;
+
+	n->bus->ops->claim_release(n->bus, req);
+	free(req);
+}
+
+/* Somebody moves the queue from outside: whoever has it finds that it is not his any more. */
+static void force_claim(struct node *n)
+{
+	struct bus_claim *req = xcalloc(1, sizeof *req);
+
+	*req = (struct bus_claim){.done = on_forced,
+	                          .arg = n,
+	                          .tenant_id = TENANT,
+	                          .kind = BUS_SUB_QUEUE,
+	                          .name = slice_str("work"),
+	                          .force = true};
+	n->bus->ops->claim(n->bus, req);
+}
+
+/* It loses its database for a while, and nothing else. */
 static void node_blink(struct node *n)
 {
-	if (n->bus->state != BUS_UP)
-		return;
-	on_state(n, BUS_DOWN);
-	on_state(n, BUS_UP);
+	if (n->blinks && chance(200)) {
+		n->blinks = false;
+		on_state(n, n->bus->state);
+	} else if (!n->blinks && n->bus->state == BUS_UP && chance(w.calm ? 0 : w.blinks)) {
+		n->blinks = true;
+		on_state(n, BUS_DOWN);
+	}
 }
 
 static void tick(void)
@@ -396,15 +487,23 @@ static void tick(void)
 
 		if (!n && (w.calm || chance(20)))
 			node_start(i);
-		else if (n && (n->bus->state == BUS_ENDED || (!w.calm && chance(2))))
+		else if (n && (n->drained || n->bus->state == BUS_ENDED || (!w.calm && chance(2))))
 			node_kill(i);
-		else if (n && !w.calm && chance(8))
-			node_blink(n);
+		else if (n && !n->leaving && !w.calm && chance(2))
+			node_leave(n);
+		else if (n && !w.calm && chance(2))
+			force_claim(n);
 		else if (n && w.published < EVENTS && chance(200))
 			publish(n);
+		if (w.nodes[i])
+			node_blink(w.nodes[i]);
+		if (w.nodes[i] && (w.calm || chance(25)))
+			node_learn(w.nodes[i]);
 	}
 	for (size_t i = 0; i < CLIENTS; i++)
 		client_tick(&w.clients[i]);
+	if (w.changes && !w.calm && chance(10))
+		change_partitions();
 	links_tick();
 	for (uint32_t i = 0; i < NODES; i++) {
 		if (!w.nodes[i])
@@ -455,8 +554,12 @@ static const char *run_seed(uint64_t seed, bool trace)
 	struct sim_faults none = {0};
 
 	w = (struct world){.sim = sim_new(seed, seed % 3 ? &faults : &none)};
-	w.tenant = (struct tenant){.id = 1, .weight = 1, .partitions = 1};
+	w.changes = seed / 4 % 2 ? CHANGES : 0;
 	w.ordered = seed % 2;
+	w.keys = 1 + (uint32_t)sim_random(w.sim, KEYS);
+	w.refused = 100 + (uint32_t)sim_random(w.sim, 500);
+	w.blinks = sim_random(w.sim, 2) ? 8 : 40;
+	w.leaves = sim_random(w.sim, 2) ? 10 : 80;
 	w.flaky = seed / 2 % 2;
 	sim_loop_begin(w.sim);
 	sim_set_trace(w.sim, trace);

@@ -204,6 +204,10 @@ static const struct row rows[] = {
         ROW(commit, PROBLEM, "disk", "leat.commit_us=1000000"),
         ROW(commit, ADVICE, "read-only", "leat.commit_us=", "leat.commit_problem=read-only"),
 
+        ROW(locks, OK, "no transaction", "leat.holders="),
+        ROW(locks, OK, "PROCESS", "leat.holders_problem=denied"),
+        ROW(locks, ADVICE, "KILL 7", "leat.holders=thread 7 of app", "leat.holder_thread=7"),
+        ROW(locks, ADVICE, "XA ROLLBACK", "leat.holders=a prepared one", "leat.holder_thread=0"),
         ROW(tls, ADVICE, "ssl-ca", "Ssl_cipher="),
         ROW(tls, OK, "within this machine", "Ssl_cipher=", "leat.local=ON"),
 };

@@ -86,6 +86,71 @@ static void test_acl_malformed(void **state)
 	}
 }
 
+static struct acl *scopes(const char *json, struct err *e)
+{
+	json_t *claim = json_loads(json, JSON_DECODE_ANY, NULL);
+	struct acl *a;
+
+	if (!claim)
+		fail_msg("test row is not JSON: %s", json);
+	a = acl_parse_scopes("scp", claim, e);
+	json_decref(claim);
+	return a;
+}
+
+/* As Keycloak, Auth0, Okta and Entra send them: a string or an array, with scopes of others. */
+static void test_acl_scopes(void **state)
+{
+	static const char *const rows[] = {
+	        "\"openid leat.publish:orders/#  leat.subscribe:status leat.all:c/${clientid}\"",
+	        "[\"openid\", \"leat.publish:orders/#\", \"leat.subscribe:status\", 7, "
+	        "\"leat.all:c/${clientid}\", \"LEAT.publish:#\", \"leatX\", \"\"]",
+	};
+	(void)state;
+
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		struct err e = {0};
+		struct acl *a = scopes(rows[i], &e);
+
+		if (!a || acl_bind(a, slice_str("alice"), slice_str("c1"), &e) < 0)
+			fail_msg("%s: %s", rows[i], e.text);
+		assert_true(acl_may_publish(a, slice_str("orders/1")));
+		assert_false(acl_may_publish(a, slice_str("status")));
+		assert_true(acl_may_subscribe(a, slice_str("status")));
+		assert_false(acl_may_subscribe(a, slice_str("orders/#")));
+		assert_true(acl_may_subscribe(a, slice_str("c/c1")));
+		assert_false(acl_may_publish(a, slice_str("c/c2")));
+		acl_free(a);
+	}
+}
+
+static void test_acl_scopes_malformed(void **state)
+{
+	static const struct {
+		const char *json, *why;
+	} rows[] = {
+	        {"7", "claim scp must be a string or an array of strings"},
+	        {"{}", "claim scp must be a string or an array of strings"},
+	        {"\"leat.publish\"", "scope leat.\"publish\": there are leat.publish:FILTER"},
+	        {"\"leat.:a\"", "there are leat.publish:FILTER"},
+	        {"\"leat.read:a\"", "there are leat.publish:FILTER"},
+	        {"\"leat.Publish:a\"", "there are leat.publish:FILTER"},
+	        {"\"a leat.publish:\"", "scope leat.\"publish:\": "},
+	        {"\"leat.publish:a/#/b\"", "scope leat.\"publish:a/#/b\": "},
+	        {"\"leat.all:${user}\"", "only ${clientid} and ${sub} are known"},
+	        {"[\"leat.all:ok\",\"leat.deny:x\"]", "there are leat.publish:FILTER"},
+	};
+	(void)state;
+
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		struct err e = {0};
+
+		assert_null(scopes(rows[i].json, &e));
+		if (!strstr(e.text, rows[i].why))
+			fail_msg("%s: reason is '%s'", rows[i].json, e.text);
+	}
+}
+
 static void test_acl_bounds(void **state)
 {
 	json_t *claim = json_array(), *topics = json_array();
@@ -236,6 +301,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_acl_malformed),
 	        cmocka_unit_test(test_acl_bounds),
+	        cmocka_unit_test(test_acl_scopes),
+	        cmocka_unit_test(test_acl_scopes_malformed),
 	        cmocka_unit_test(test_acl_no_claim_allows_nothing),
 	        cmocka_unit_test(test_acl_first_match_decides),
 	        cmocka_unit_test(test_acl_placeholders),

@@ -173,9 +173,9 @@ static void test_jws_keys_refused(void **state)
 	        {JWS_ES256, key_rsa_public, "ES256 needs an EC key on P-256; this is another"},
 	        {JWS_ES256, key_ec384_public, "on P-256; this one is on secp384r1"},
 	        {JWS_EDDSA, key_ec_public, "EdDSA needs an Ed25519 key"},
-	        {JWS_RS256, "", "in PEM, BEGIN PUBLIC KEY"},
+	        {JWS_RS256, "", "in PEM, BEGIN PUBLIC KEY, or as a JWK"},
 	        {JWS_RS256, "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
-	         "in PEM, BEGIN PUBLIC KEY"},
+	         "in PEM, BEGIN PUBLIC KEY, or as a JWK"},
 	        {JWS_RS256, key_rsa_private, "this is a private key"},
 	        {JWS_EDDSA, key_ed_private, "this is a private key"},
 	};

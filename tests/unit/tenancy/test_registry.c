@@ -144,6 +144,31 @@ static void test_registry_changes(void **state)
 	registry_free(r);
 }
 
+static void test_registry_default_limits(void **state)
+{
+	struct tenant_limits defaults = {.max_connections = 10, .max_event_bytes = 100};
+	struct tenant t[] = {row(1, "a", TENANT_ACTIVE)};
+	struct heard h = {0};
+	struct registry *r = registry_new(on_change, &h);
+	(void)state;
+
+	registry_set_defaults(r, &defaults);
+	t[0].limits.max_connections = 7;
+	registry_apply(r, t, 1, NULL, 0);
+	assert_int_equal(registry_tenant(r, 1)->limits.max_connections, 7);
+	assert_int_equal(registry_tenant(r, 1)->limits.max_event_bytes, 100);
+	assert_int_equal(registry_tenant(r, 1)->limits.max_scheduled, 0); /* no limit */
+
+	h.n = 0;
+	registry_apply(r, t, 1, NULL, 0);
+	assert_int_equal(h.n, 0);
+	t[0].limits.max_connections = 0;
+	registry_apply(r, t, 1, NULL, 0);
+	assert_heard(&h, 0, 1, REGISTRY_TENANT_CHANGED);
+	assert_int_equal(registry_tenant(r, 1)->limits.max_connections, 10);
+	registry_free(r);
+}
+
 static void test_registry_names_swapped(void **state)
 {
 	struct tenant t[] = {row(1, "a", TENANT_ACTIVE), row(2, "b", TENANT_ACTIVE)};
@@ -164,7 +189,7 @@ static void test_registry_bad_rows_are_left_out(void **state)
 {
 	struct tenant t[] = {row(1, "a", TENANT_ACTIVE)};
 	struct registry_key_row k[] = {
-	        key_row(1, "iss", "../../dev/null"),
+	        key_row(1, "iss", "../../dev null"),
 	        key_row(1, "", "k0"),
 	        key_row(9, "iss", "k1"),
 	        key_row(1, "iss", "twice"),
@@ -177,7 +202,7 @@ static void test_registry_bad_rows_are_left_out(void **state)
 
 	k[5].material = slice("", 0);
 	registry_apply(r, t, 1, k, sizeof k / sizeof *k);
-	assert_null(find(r, "iss", "../../dev/null", JWS_HS256).tenant);
+	assert_null(find(r, "iss", "../../dev null", JWS_HS256).tenant);
 	assert_null(find(r, "iss", "k1", JWS_HS256).tenant);
 	assert_int_equal(find(r, "iss", "twice", JWS_HS256).tenant->id, 1);
 	assert_int_equal(find(r, "iss", "good", JWS_HS256).tenant->id, 1);
@@ -197,7 +222,7 @@ static void test_registry_key_check(void **state)
 	assert_int_equal(registry_key_check(&k, &e), 0);
 	k.kid = slice_str("a b");
 	assert_int_equal(registry_key_check(&k, &e), -1);
-	assert_string_equal(e.text, "kid must be 1 to 64 of A-Z a-z 0-9 _ -");
+	assert_string_equal(e.text, "kid must be 1 to 128 printable ASCII characters, no spaces");
 	k = key_row(1, "iss", "k1");
 	memset(longest, 'i', sizeof longest);
 	k.issuer = slice(longest, REGISTRY_ISSUER_MAX + 1);
@@ -275,6 +300,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_registry_finds),
 	        cmocka_unit_test(test_registry_changes),
+	        cmocka_unit_test(test_registry_default_limits),
 	        cmocka_unit_test(test_registry_names_swapped),
 	        cmocka_unit_test(test_registry_bad_rows_are_left_out),
 	        cmocka_unit_test(test_registry_key_check),
