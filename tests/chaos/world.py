@@ -9,6 +9,7 @@ import secrets
 import signal
 import threading
 import time
+import traceback
 
 import gaps
 import ticks
@@ -127,6 +128,8 @@ class Door:
 
 
 class World:
+    """Raises the Violation "set-up" when it could not begin."""
+
     def __init__(self, directory, rng, options):
         self.rng, self.options, self.ttl_s = rng, options, options.ttl
         self.history = History(again=False)
@@ -137,6 +140,11 @@ class World:
         self.callers = []
         try:
             self._begin(directory)
+        except Exception as e:
+            told = "\n".join([traceback.format_exc(), *(f"node {n.number}, last lines:\n{n.tail(25)}"
+                                                        for n in self.nodes if os.path.exists(n.log))])
+            self.close()
+            raise Violation("set-up", told) from e
         except BaseException:
             self.close()
             raise

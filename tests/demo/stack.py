@@ -9,7 +9,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,10 @@ import urllib.parse
 import urllib.request
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(TOP / "tests/e2e")]
+
+from leat.ports import free_port  # noqa: E402
+
 LEAT = os.environ.get("LEAT_BIN", str(TOP / "build/leat"))
 STOP_S = 20  # a node that takes longer to end is a failure
 
@@ -35,12 +38,6 @@ def stop_on_signals():
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wait_until(what, check, seconds=30):

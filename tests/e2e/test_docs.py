@@ -10,10 +10,11 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 
 import pytest
+
+from leat.ports import free_port
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 PORTS = ("8883", "8443", "9090")
@@ -42,13 +43,7 @@ def stories():
 
 
 def free_ports():
-    sockets = [socket.socket() for _ in PORTS]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [str(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return dict(zip(PORTS, ports))
+    return {name: str(free_port()) for name in PORTS}
 
 
 def workplace(tmp_path):

@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -17,6 +16,7 @@ import weakref
 import pymysql
 
 from . import mqtt, pki
+from .ports import free_port
 from .token import Signer
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
@@ -36,12 +36,6 @@ BAD_LOG = re.compile(r"(Address|Leak|Thread|Memory|UndefinedBehavior)Sanitizer|r
                      r"|[Aa]ssertion .* failed|stack smashing|level=fatal")
 
 nodes = []  # every node object of this process, for failure reports
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wait_for(condition, timeout=10, what="condition"):
