@@ -37,10 +37,7 @@ static int page_livez(struct admin *a, struct buf *out)
 
 static int page_readyz(struct admin *a, struct buf *out)
 {
-	const char *why = a->events.why_not_ready(a->events.arg);
-
-	buf_printf(out, "%s\n", why ? why : "ok");
-	return why ? HTTP_SERVUNAVAIL : HTTP_OK;
+	return a->events.write_ready(a->events.arg, out) ? HTTP_OK : HTTP_SERVUNAVAIL;
 }
 
 static int page_metrics(struct admin *a, struct buf *out)

@@ -10,12 +10,14 @@
 #include "node/net/addr.h"
 #include "node/net/loop.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct admin;
 
 struct admin_events {
-	const char *(*why_not_ready)(void *arg); /* NULL = ready */
+	/* What /readyz says; whether this node can serve. */
+	bool (*write_ready)(void *arg, struct buf *out);
 	void (*write_metrics)(void *arg, struct buf *out);
 	void *arg;
 };

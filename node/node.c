@@ -158,7 +158,7 @@ static int node_init(struct node *n, struct err *e)
 	                                 .client_may_have_none = true,
 	                                 .alpn = "mqtt"};
 	struct admin_events admin = {
-	        .why_not_ready = node_why_not_ready, .write_metrics = node_write_metrics, .arg = n};
+	        .write_ready = node_write_ready, .write_metrics = node_write_metrics, .arg = n};
 	struct backend_events backend = {
 	        .on_open = node_on_backend_open, .on_failed = on_backend_failed, .arg = n};
 

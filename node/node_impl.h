@@ -98,7 +98,8 @@ int node_open_issuer_cas(struct node *n, struct err *e); /* in place of those th
 
 /* ---- node_status.c */
 
-const char *node_why_not_ready(void *arg); /* NULL = ready */
+/* "ok" or why not; in further lines what costs its clients time. Whether this node can serve. */
+bool node_write_ready(void *arg, struct buf *out);
 void node_write_metrics(void *arg, struct buf *out);
 
 #endif

@@ -13,10 +13,9 @@
 #include "node/net/tls.h"
 #include "node/peer/links.h"
 
-const char *node_why_not_ready(void *arg)
+/* NULL = it is */
+static const char *why_not_ready(const struct node *n)
 {
-	const struct node *n = arg;
-
 	if (n->state == NODE_DRAINING)
 		return "shutting down";
 	if (!n->bus)
@@ -26,12 +25,31 @@ const char *node_why_not_ready(void *arg)
 	return n->state == NODE_SERVING ? NULL : "starting";
 }
 
+bool node_write_ready(void *arg, struct buf *out)
+{
+	const struct node *n = arg;
+	const char *why = why_not_ready(n);
+	struct links_stats links = {0};
+
+	buf_printf(out, "%s\n", why ? why : "ok");
+	if (n->links)
+		links_get_stats(n->links, &links);
+	if (!why && links.known > links.up)
+		buf_printf(out,
+		           "no link to %zu of %zu other nodes: what one stores the other finds "
+		           "later; have "
+		           "they this node's --cluster-key, and a --peer-advertise that leads to "
+		           "them?\n",
+		           links.known - links.up, links.known);
+	return !why;
+}
+
 void node_write_metrics(void *arg, struct buf *out)
 {
 	static const struct mqtt_stats none;
 	struct node *n = arg;
 	struct metrics_source s = {
-	        .ready = !node_why_not_ready(n),
+	        .ready = !why_not_ready(n),
 	        .tenants = registry_count(n->registry),
 	        .connections = conn_count(n->conns),
 	        .handshakes = conn_handshakes(n->conns),

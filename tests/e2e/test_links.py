@@ -65,6 +65,12 @@ def links(node):
     return metric(node, "leat_peer_links")
 
 
+def ready(node):
+    """What /readyz says of a node that can serve."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{node.admin}/readyz", timeout=10) as r:
+        return r.read().decode()
+
+
 def received(node, kind):
     return metric(node, f'leat_peer_received_total{{type="{kind}"}}')
 
@@ -107,6 +113,7 @@ def test_hints_flow(client, linked, topic):
     for n in (one, two):
         wait_for(lambda n=n: links(n) == 1, 10, "a link")
         assert metric(n, "leat_peers") == 1
+        assert ready(n) == "ok\n"
     took = latencies(client, one, two, topic)
     assert statistics.median(took) < 0.03 * stack.SLOW, took
     assert received(two, "stored") >= 60
@@ -159,7 +166,7 @@ def test_node_dies(client, linked):
 
 @pytest.mark.parametrize("keys", [("k", "other"), ("k", None)])
 def test_not_linked(client, linked, topic, keys):
-    """Another key, or none: no link, a line in the log, and events cross by looks."""
+    """Another key, or none: no link, a line in the log and in /readyz, and events cross by looks."""
     one, two = linked(*keys)
     if keys[1]:
         wait_for(lambda: metric(one, "leat_peer_refused_total") +
@@ -167,6 +174,7 @@ def test_not_linked(client, linked, topic, keys):
     took = latencies(client, one, two, topic, count=5)
     assert max(took) < 5
     assert links(one) == 0 and links(two) == 0
+    assert ready(one).startswith("ok\nno link to 1 of 1 other nodes: "), ready(one)
     if keys[1]:
         assert "module=links" in one.text() + two.text()
         assert "its --cluster-key is not this node's" in one.text() + two.text()

@@ -22,10 +22,11 @@ static const char *not_ready;
 static struct mqtt_stats mqtt;
 static char answer[32768];
 
-static const char *why_not_ready(void *arg)
+static bool write_ready(void *arg, struct buf *out)
 {
 	(void)arg;
-	return not_ready;
+	buf_printf(out, "%s\n", not_ready ? not_ready : "ok");
+	return !not_ready;
 }
 
 static void write_metrics(void *arg, struct buf *out)
@@ -38,8 +39,7 @@ static void write_metrics(void *arg, struct buf *out)
 
 static int setup(void **state)
 {
-	struct admin_events events = {.why_not_ready = why_not_ready,
-	                              .write_metrics = write_metrics};
+	struct admin_events events = {.write_ready = write_ready, .write_metrics = write_metrics};
 	struct addr addr = {.host = "127.0.0.1"};
 	struct err e;
 
@@ -100,6 +100,7 @@ static void test_health(void **state)
 	not_ready = NULL;
 	assert_int_equal(get("/livez"), 200);
 	assert_int_equal(get("/readyz?verbose"), 200);
+	assert_non_null(strstr(answer, "\r\n\r\nok\n"));
 	not_ready = "waiting for the database";
 	assert_int_equal(get("/readyz"), 503);
 	assert_non_null(strstr(answer, "\r\n\r\nwaiting for the database\n"));
