@@ -174,7 +174,7 @@ def test_not_linked(client, linked, topic, keys):
     took = latencies(client, one, two, topic, count=5)
     assert max(took) < 5
     assert links(one) == 0 and links(two) == 0
-    assert ready(one).startswith("ok\nno link to 1 of 1 other nodes: "), ready(one)
+    wait_for(lambda: ready(one).startswith("ok\nno link to 1 of 1 other nodes: "), 10, "it says so")
     if keys[1]:
         assert "module=links" in one.text() + two.text()
         assert "its --cluster-key is not this node's" in one.text() + two.text()
