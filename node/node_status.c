@@ -35,12 +35,12 @@ bool node_write_ready(void *arg, struct buf *out)
 	if (n->links)
 		links_get_stats(n->links, &links);
 	if (!why && links.known > links.up)
-		buf_printf(out,
-		           "no link to %zu of %zu other nodes: what one stores the other finds "
-		           "later; have "
-		           "they this node's --cluster-key, and a --peer-advertise that leads to "
-		           "them?\n",
-		           links.known - links.up, links.known);
+		buf_printf(
+		        out,
+		        "no link to %zu of %zu other nodes: what one stores the other finds later; "
+		        "have they --peer, this node's --cluster-key or --peer-ca, and a "
+		        "--peer-advertise that leads to them?\n",
+		        links.known - links.up, links.known);
 	return !why;
 }
 

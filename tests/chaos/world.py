@@ -138,16 +138,13 @@ class World:
         self.on_point = None      # called when a node has killed or stopped itself at a place
         self.ending, self.nodes, self.actors, self.witness = contextlib.ExitStack(), [], [], None
         self.callers = []
-        try:
-            self._begin(directory)
-        except Exception as e:
-            told = "\n".join([traceback.format_exc(), *(f"node {n.number}, last lines:\n{n.tail(25)}"
-                                                        for n in self.nodes if os.path.exists(n.log))])
-            self.close()
-            raise Violation("set-up", told) from e
-        except BaseException:
-            self.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            try:
+                self._begin(directory)
+            except Exception as e:
+                raise Violation("set-up", f"{traceback.format_exc()}\n{self.last_lines()}") from e
+            undo.pop_all()
 
     def _begin(self, directory):
         self.directory = directory
@@ -321,6 +318,10 @@ class World:
         for a in started:
             a.join(15)
         self.ending.close()
+
+    def last_lines(self):
+        """Of the nodes' logs, for people."""
+        return "\n".join(f"node {n.number}, last lines:\n{n.tail(25)}" for n in self.nodes if os.path.exists(n.log))
 
     # ---- looking after it -----------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import threading
 import time
-import urllib.request
 from types import SimpleNamespace
 
 import paho.mqtt.client as paho
@@ -23,7 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from leat import mqtt, stack
-from leat.stack import SLOW, Node, free_port, wait_for
+from leat.stack import SLOW, Node, free_port, page, wait_for
 
 SOON_S = 2
 QUOTA = 0x97
@@ -101,11 +100,7 @@ class Cluster:
             " WHERE t.name=%s", tenant)[0])
 
     def metric(self, name, limit):
-        total = 0
-        for n in self.nodes:
-            with urllib.request.urlopen(f"http://127.0.0.1:{n.admin}/metrics", timeout=10) as r:
-                total += float(re.search(rf'^{name}{{limit="{limit}"}} (\S+)$', r.read().decode(), re.M)[1])
-        return total
+        return gauge(self, f'{name}{{limit="{limit}"}}')
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +282,7 @@ def app(cluster):
 
 
 def gauge(cluster, name):
-    total = 0
-    for n in cluster.nodes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{n.admin}/metrics", timeout=10) as r:
-            total += float(re.search(rf"^{name} (\S+)$", r.read().decode(), re.M)[1])
-    return total
+    return sum(float(re.search(rf"^{name} (\S+)$", page(n.admin), re.M)[1]) for n in cluster.nodes)
 
 
 def test_what_is_published_in_sql_waits_for_its_rate(cluster, enter, app):

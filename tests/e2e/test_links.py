@@ -7,7 +7,6 @@ import secrets
 import signal
 import statistics
 import time
-import urllib.request
 
 import pytest
 
@@ -56,9 +55,7 @@ def cluster(own_node):
 
 
 def metric(node, name):
-    url = f"http://127.0.0.1:{node.admin}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as r:
-        return float(re.search(rf"^{re.escape(name)} (\S+)$", r.read().decode(), re.M)[1])
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", stack.page(node.admin), re.M)[1])
 
 
 def links(node):
@@ -67,8 +64,7 @@ def links(node):
 
 def ready(node):
     """What /readyz says of a node that can serve."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{node.admin}/readyz", timeout=10) as r:
-        return r.read().decode()
+    return stack.page(node.admin, "/readyz")
 
 
 def received(node, kind):

@@ -8,12 +8,11 @@ import re
 import signal
 import threading
 import time
-import urllib.request
 
 import pytest
 
 from leat import stack
-from leat.stack import SLOW, Node, free_port, wait_for
+from leat.stack import SLOW, Node, free_port, page, wait_for
 
 KEPT = {"clean": False, "props": [("session_expiry", 300)]}
 BODY = "x" * 1000
@@ -67,8 +66,7 @@ def journal():
 
 
 def metric(node, name):
-    with urllib.request.urlopen(f"http://127.0.0.1:{node.admin_port}/metrics", timeout=10) as r:
-        return int(re.search(rf"^{name} (\d+)$", r.read().decode(), re.M)[1])
+    return int(re.search(rf"^{name} (\d+)$", page(node.admin_port), re.M)[1])
 
 
 @pytest.fixture

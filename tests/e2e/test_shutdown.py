@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import threading
 import time
-import urllib.request
 
 import pytest
 
@@ -283,9 +282,8 @@ def test_who_gives_up_while_the_database_is_down(own_node, own_database, cid):
     n = own_node(dsn=db.dsn, extra=["--admin", f"127.0.0.1:{admin}"])
 
     def count(name):
-        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=10) as r:
-            return next(int(line.split()[-1]) for line in r.read().decode().splitlines()
-                        if line.startswith((name + " ", name + "{")))
+        return next(int(line.split()[-1]) for line in stack.page(admin).splitlines()
+                    if line.startswith((name + " ", name + "{")))
 
     def connect(**kw):
         c = n.open(kw.get("version", 5), timeout=30)

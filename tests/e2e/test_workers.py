@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import time
-import urllib.request
 
 import pytest
 
@@ -27,8 +26,7 @@ class Workers(Node):
         return {int(no): int(port) for no, port in found}
 
     def metric(self, worker, name):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports()[worker]}/metrics", timeout=10) as r:
-            return int(re.search(rf"^{name} (\d+)$", r.read().decode(), re.M)[1])
+        return int(re.search(rf"^{name} (\d+)$", stack.page(self.ports()[worker]), re.M)[1])
 
     def clients(self):
         return [self.metric(i, "leat_clients") for i in range(1, WORKERS + 1)]

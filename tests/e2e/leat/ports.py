@@ -3,6 +3,7 @@
 A port stays its process's until that ends, whoever else asks, so that a server may be started on it later, or
 again. It lies below those that the kernel gives outgoing connections and those of sql/dev-server."""
 
+import errno
 import random
 import socket
 
@@ -19,8 +20,10 @@ def free_port():
             claim.bind(f"\0leat-test-port-{port}")
             with socket.socket() as s:
                 s.bind(("127.0.0.1", port))
-        except OSError:
+        except OSError as e:
             claim.close()
+            if e.errno != errno.EADDRINUSE:
+                raise
             continue
         claims.append(claim)
         return port

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 import urllib.parse
+import urllib.request
 import weakref
 
 import pymysql
@@ -66,6 +67,12 @@ def leat(*args, stdin=None, check=True, timeout=30, env=None):
     if check and done.returncode:
         raise AssertionError(f"leat {' '.join(map(str, args))}: exit {done.returncode}\n{done.stderr}")
     return done
+
+
+def page(port, path="/metrics"):
+    """What a node's admin listener answers there; raises what urlopen() does for any status but 200."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as r:
+        return r.read().decode()
 
 
 def parse_dsn(dsn):
